@@ -1,0 +1,1 @@
+"""Corpora and examples in, models and adapters out."""

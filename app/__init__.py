@@ -1,0 +1,1 @@
+"""What people touch: command line, chat page, engines. The only place that wires the parts together."""

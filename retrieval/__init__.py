@@ -1,0 +1,1 @@
+"""Documents in, passages, hits and cited answers out. Knows no sibling package."""

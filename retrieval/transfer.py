@@ -1,0 +1,143 @@
+"""A collection to one file and back, and from one embedding model to another. Nothing half-done is ever visible."""
+
+import ctypes
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from retrieval.catalogue import Catalogue
+from retrieval.collection import CATALOGUE, Collection
+from retrieval.embedding.embedder import Embedder
+from retrieval.errors import DamagedError, FathomError, UsageError
+from retrieval.file_memory import file_states, put_file_state, put_root, roots
+from retrieval.intake import Incoming
+from retrieval.schema import connect, in_words
+from retrieval.splitting import SplitSettings
+from retrieval.verifying import verify
+
+Progress = Callable[[str, int, int], None]
+
+
+def export_collection(collection: Collection, target: Path) -> int:
+    """Write a compact copy of the catalogue; the caches are not needed. Returns its size in bytes.
+
+    Raises UsageError where `target` exists.
+    """
+    if target.exists():
+        raise UsageError(f"'{target}' already exists; choose another name")
+    temporary = target.with_name(f".{target.name}.writing-{os.getpid()}")
+    try:
+        source = connect(collection.catalogue.path, write=False)
+        try:
+            with in_words(temporary):
+                copy = sqlite3.connect(temporary)
+                source.backup(copy)
+                copy.execute("PRAGMA journal_mode=DELETE")
+                copy.close()
+        finally:
+            source.close()
+        descriptor = os.open(temporary, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+        os.link(temporary, target)
+    except FileExistsError as error:
+        raise UsageError(f"'{target}' already exists; choose another name") from error
+    except OSError as error:
+        raise FathomError(f"'{target}' cannot be written ({error.strerror}); choose another place") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target.stat().st_size
+
+
+def import_collection(source: Path, folder: Path, *, name: str, progress: Progress | None = None) -> None:
+    """Make a collection from an export. The file may come from anywhere: its schema must be exactly ours and every seal
+    must hold before it is accepted.
+
+    Raises UsageError where `source` is no file or `folder` holds something, DamagedError where the export is not whole.
+    """
+    if not source.is_file():
+        raise UsageError(f"'{source}' is not a file; name the file that `fathom index export` wrote")
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"the collection '{name}' already exists; choose another with --collection")
+    fresh = folder.with_name(f".{folder.name}.new-{os.getpid()}")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    try:
+        shutil.copyfile(source, fresh / CATALOGUE)
+        catalogue = Catalogue(fresh / CATALOGUE, write=True)
+        with catalogue.transaction():
+            catalogue.set_setting("name", name)
+            # Snapshots are not part of an export.
+            catalogue.forget_setting("dense")
+        catalogue.close()
+        with Collection.open(fresh, write=True, doing="importing") as collection:
+            problems = [p for p in verify(collection, progress=progress).problems if not p.startswith("lexical index")]
+            if problems:
+                raise DamagedError(f"the export '{source}' is not whole ({'; '.join(problems[:3])}); export it again")
+            collection.accelerators.rebuild()
+        if folder.exists():
+            folder.rmdir()
+        fresh.rename(folder)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+
+
+def reembed(
+    folder: Path,
+    *,
+    embedder: Callable[[], Embedder],
+    split: SplitSettings,
+    wait: float = 0.0,
+    progress: Progress | None = None,
+) -> int:
+    """Move a collection to another embedding model or splitter, from the stored texts; returns the passages written.
+
+    The new collection is made beside the old one, which serves readers until the two are swapped by rename.
+    """
+    with Collection.open(folder, write=True, wait=wait, doing="re-embedding") as old:
+        fresh = folder.with_name(f".{folder.name}.reembed")
+        shutil.rmtree(fresh, ignore_errors=True)
+        new = Collection.create(fresh, name=old.name, embedder=embedder, split=split, owner=old.owner)
+        try:
+            rows = old.documents()
+            passages = 0
+            for owner in sorted({row.source.owner for row in rows}):
+                mine = [row for row in rows if row.source.owner == owner]
+
+                def arriving(mine: list = mine) -> Iterator[Incoming]:
+                    for row in mine:
+                        yield Incoming(old.document(row.source.id), row.root, row.path)
+
+                passages += new.add(arriving(), owner=owner, total=len(mine), progress=progress).passages
+            with new.catalogue.transaction():
+                for path, prefix in roots(old.catalogue).items():
+                    put_root(new.catalogue, path, prefix)
+                    for state in file_states(old.catalogue, path).values():
+                        put_file_state(new.catalogue, state)
+                    settings = old.catalogue.setting(f"sync:{path}")
+                    if settings is not None:
+                        new.catalogue.set_setting(f"sync:{path}", settings)
+                new.catalogue.set_setting("moved_from", json.dumps(dict(old.fingerprint.describe())))
+        except BaseException:
+            new.close()
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise
+        new.close()
+        _swap(fresh, folder)
+    # What stands there now is the old collection.
+    shutil.rmtree(fresh, ignore_errors=True)
+    return passages
+
+
+def _swap(one: Path, other: Path) -> None:
+    """Exchange two folders in one step (Linux renameat2), so that a kill never leaves the collection without a name."""
+    exchange = 2
+    libc = ctypes.CDLL(None, use_errno=True)
+    at_cwd = -100
+    if libc.renameat2(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), exchange) != 0:
+        code = ctypes.get_errno()
+        raise FathomError(f"'{one}' and '{other}' cannot be exchanged ({os.strerror(code)}); the old collection stays")
