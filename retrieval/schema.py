@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from retrieval.errors import DamagedError, FathomError, MissingError
+from retrieval.errors import BusyError, DamagedError, FathomError, MissingError
 
 SCHEMA_VERSION = 1
 
@@ -71,6 +71,10 @@ def in_words(path: Path) -> Iterator[None]:
                 f"the disk reported an error at '{path}' ({text}); everything saved before is intact; check the disk "
                 "and run the same command again"
             ) from error
+        if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            raise BusyError(f"the catalogue '{path}' is held by another program; try again when it is done") from error
+        if "Could not decode to UTF-8" in text:
+            raise DamagedError(f"the catalogue '{path}' is damaged (text not UTF-8); restore or rebuild it") from error
         if code.startswith("SQLITE_ERROR") and ("no such table" in text or "no such column" in text):
             raise DamagedError(f"the catalogue '{path}' is damaged ({text}); restore or rebuild it") from error
         raise

@@ -1,0 +1,38 @@
+"""Fusion: hand-checkable figures."""
+
+import pytest
+
+from retrieval.fusion import convex, min_max, ranked, reciprocal_rank
+
+
+def test_min_max_scales_to_its_own_range() -> None:
+    assert min_max({1: 2.0, 2: 6.0, 3: 4.0}) == {1: 0.0, 2: 1.0, 3: 0.5}
+
+
+def test_min_max_of_equal_scores_and_of_nothing() -> None:
+    assert min_max({1: 3.0, 2: 3.0}) == {1: 1.0, 2: 1.0}
+    assert min_max({}) == {}
+
+
+def test_convex_weights_the_legs() -> None:
+    fused = convex({1: 0.9, 2: 0.1}, {2: 8.0, 3: 4.0}, 0.75)
+    assert fused == pytest.approx({1: 0.75, 2: 0.25, 3: 0.0})
+
+
+def test_convex_of_one_leg_keeps_its_order() -> None:
+    assert [key for key, _ in ranked(convex({}, {5: 1.0, 6: 3.0, 7: 2.0}, 0.5), 3)] == [6, 7, 5]
+
+
+def test_reciprocal_rank_honours_weights_and_counts_from_one() -> None:
+    fused = reciprocal_rank([[1, 2], [2, 1]], weights=[3.0, 1.0], k=10)
+    assert fused[1] == pytest.approx(3 / 11 + 1 / 12)
+    assert fused[1] > fused[2]
+
+
+def test_reciprocal_rank_refuses_missing_weights() -> None:
+    with pytest.raises(ValueError, match="2 lists but 1 weights"):
+        reciprocal_rank([[1], [2]], weights=[1.0])
+
+
+def test_equal_scores_are_ordered_by_id() -> None:
+    assert ranked({9: 1.0, 3: 1.0, 5: 2.0}, 2) == [(5, 2.0), (3, 1.0)]
