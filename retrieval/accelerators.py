@@ -15,7 +15,7 @@ from retrieval.dense import DenseIndex
 from retrieval.errors import BusyError, DamagedError
 from retrieval.lexical import LexicalEntry, LexicalIndex
 from retrieval.locking import WriterLock
-from retrieval.snapshots import Manifest, load, save, sweep
+from retrieval.snapshots import Manifest, load, save, sweep, sync_to_disk
 from retrieval.tokenising import TOKENISER_VERSION
 
 log = logging.getLogger(__name__)
@@ -175,7 +175,7 @@ class Accelerators:
     def _load_lexical(self, *, write: bool) -> LexicalIndex:
         folder = self._folder / "lexical"
         version = folder / "tokeniser"
-        if not version.is_file() or version.read_text() != TOKENISER_VERSION:
+        if not version.is_file() or version.read_bytes() != TOKENISER_VERSION.encode():
             raise DamagedError("the lexical index is missing or of another tokeniser")
         index = LexicalIndex(folder / "index", write=write)
         if index.watermark < self._catalogue.changes_floor():
@@ -207,8 +207,11 @@ class Accelerators:
             index.apply((), (), sequence)
         index.close()
         (fresh / "tokeniser").write_text(TOKENISER_VERSION)
+        for path in (fresh / "tokeniser", fresh / "index", fresh):
+            sync_to_disk(path)
         shutil.rmtree(folder, ignore_errors=True)
         fresh.rename(folder)
+        sync_to_disk(self._folder)
         return LexicalIndex(folder / "index", write=True)
 
     def _catch_up(self, index: LexicalIndex) -> None:
@@ -283,6 +286,9 @@ class Accelerators:
             expected = self._catalogue.passage_ids()
             if not found and list(self._current_dense().ids) != expected:
                 found.append("dense index: its passages are not those of the catalogue")
+            if not (self._folder / "lexical").exists():
+                # Never made or deleted: the next search makes it.
+                return found
             try:
                 index = self._load_lexical(write=False)
             except DamagedError as error:

@@ -78,6 +78,9 @@ def in_words(path: Path) -> Iterator[None]:
         if code.startswith("SQLITE_ERROR") and ("no such table" in text or "no such column" in text):
             raise DamagedError(f"the catalogue '{path}' is damaged ({text}); restore or rebuild it") from error
         raise
+    except UnicodeDecodeError as error:
+        # SQLite's own message quotes damaged bytes.
+        raise DamagedError(f"the catalogue '{path}' is damaged (text not UTF-8); restore or rebuild it") from error
 
 
 def connect(path: Path, *, write: bool, create: bool = False) -> sqlite3.Connection:

@@ -71,10 +71,10 @@ def _place(folder: Path, suffix: str, write: Callable[[str], None]) -> str:
     os.close(handle)
     try:
         write(temporary)
-        _sync(Path(temporary))
+        sync_to_disk(Path(temporary))
         name = f"{_digest(Path(temporary))}.{suffix}"
         os.replace(temporary, folder / name)
-        _sync(folder)
+        sync_to_disk(folder)
         return name
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -91,7 +91,8 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync_to_disk(path: Path) -> None:
+    """fsync a file or a folder (which makes the names in it durable)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
