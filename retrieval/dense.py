@@ -8,6 +8,7 @@ import os
 from collections.abc import Collection as AbstractCollection
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import faiss
 import numpy as np
@@ -177,12 +178,14 @@ class DenseIndex:
     def _named(self, positions: np.ndarray, scores: np.ndarray) -> list[tuple[int, float]]:
         return [(int(i), float(s)) for i, s in zip(self._ids[positions], scores, strict=True)]
 
-    def _parameters(self, selector: faiss.IDSelector | None) -> faiss.SearchParameters | None:
+    def _parameters(self, selector: Any) -> Any:
         if self.shape.kind == "ivf":
             return faiss.SearchParametersIVF(sel=selector, nprobe=self.shape.probes)
         return faiss.SearchParameters(sel=selector) if selector is not None else None
 
     def _vectors(self, positions: np.ndarray) -> np.ndarray:
+        if len(positions) == 0:
+            return np.empty((0, self.dimension), dtype=np.float32)
         if self.shape.kind == "flat":
             size = self._index.code_size
             codes = faiss.rev_swig_ptr(self._index.codes.data(), self._count * size)

@@ -123,13 +123,15 @@ class Intake:
         """Add documents whose passages and vectors (n, dimension) were made elsewhere, one batch per transaction."""
         report = AddReport()
         pending: list[NewDocument] = []
+        passages = 0
         for document, spans, vectors in items:
             texts = [embedding_text(span.context, document.text[span.start : span.end]) for span in spans]
             hashes = [_input_hash(text) for text in texts]
             pending.append(NewDocument(_hashed(document), owner, "", "", list(spans), vectors, hashes))
-            if sum(len(new.spans) for new in pending) >= BATCH_PASSAGES:
+            passages += len(spans)
+            if passages >= BATCH_PASSAGES:
                 self._commit(pending, {}, report)
-                pending = []
+                pending, passages = [], 0
         self._commit(pending, {}, report)
         return report
 

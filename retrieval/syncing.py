@@ -17,7 +17,7 @@ from retrieval.errors import ReadingError, UsageError
 from retrieval.file_memory import FileState, file_states, forget_file_state, path_key, put_file_state, put_root, roots
 from retrieval.intake import Incoming
 from retrieval.passages import Scalar
-from retrieval.reading.folder import Loaded, SourceFile, load, source_file, walk
+from retrieval.reading.folder import MIB, Loaded, SourceFile, load, source_file, walk
 from retrieval.reading.reader import READER_VERSION, Reader
 
 # A file changed within this time of our look may change again without its times showing it ("racy clean" in git).
@@ -230,7 +230,7 @@ def sync(
 
     def arriving() -> Iterator[Incoming]:
         done = 0
-        for loaded, outcome in reader.parse_many(look.changed(reader.limits.max_file_bytes)):
+        for loaded, outcome in reader.parse_many(look.changed(reader.limits.max_file_mb * MIB)):
             done += 1
             state = look.state_of(loaded)
             if isinstance(outcome, ReadingError):
@@ -284,7 +284,7 @@ def add_files(
                 file = source_file(path)
                 uri = _free_uri(file.path, known)
                 sources[uri] = path_key(file.path)
-                yield load(dataclasses.replace(file, uri=uri), reader.limits.max_file_bytes)
+                yield load(dataclasses.replace(file, uri=uri), reader.limits.max_file_mb * MIB)
             except ReadingError as error:
                 report.failed.append(error)
 
