@@ -3,23 +3,22 @@
 from collections.abc import Mapping, Sequence
 
 
-def min_max(scores: Mapping[int, float]) -> dict[int, float]:
-    """Scale to [0, 1] by this list's own minimum and maximum; a list of equal scores becomes all 1."""
-    if not scores:
-        return {}
-    low, high = min(scores.values()), max(scores.values())
-    if high <= low:
-        return dict.fromkeys(scores, 1.0)
-    return {key: (value - low) / (high - low) for key, value in scores.items()}
+def from_zero(scores: Mapping[int, float]) -> dict[int, float]:
+    """Scale so that the best is 1 and the theoretical minimum, 0, stays 0; negative scores become 0."""
+    high = max(scores.values(), default=0.0)
+    return {key: max(0.0, value) / high if high > 0.0 else 0.0 for key, value in scores.items()}
 
 
 def convex(dense: Mapping[int, float], lexical: Mapping[int, float], dense_weight: float) -> dict[int, float]:
-    """`w · minmax(dense) + (1 − w) · minmax(lexical)`, Bruch et al. 2023 (arXiv:2210.11934).
+    """`w · dense/max + (1 − w) · lexical/max`: convex combination with theoretical minima (TM2C2), Bruch et al. 2023
+    (arXiv:2210.11934).
 
-    A passage that a leg did not score counts 0 there. Chosen over reciprocal rank fusion because it keeps how far
-    apart the scores are; docs/results.md has both on our sets.
+    A passage that a leg did not score counts 0 there. BM25 without a common word is 0, and a cosine below 0 says no
+    more than 0. Where a leg cannot tell passages apart (an English model asked in Chinese gives every passage nearly
+    the same cosine), it then cannot reorder the other leg, while min–max would blow its noise up to the whole range:
+    nDCG@10 on DRCD .947 against .887, on SciFact .745 against .734 (docs/results.md).
     """
-    scaled_dense, scaled_lexical = min_max(dense), min_max(lexical)
+    scaled_dense, scaled_lexical = from_zero(dense), from_zero(lexical)
     return {
         key: dense_weight * scaled_dense.get(key, 0.0) + (1.0 - dense_weight) * scaled_lexical.get(key, 0.0)
         for key in scaled_dense.keys() | scaled_lexical.keys()

@@ -2,25 +2,26 @@
 
 import pytest
 
-from retrieval.fusion import convex, min_max, ranked, reciprocal_rank
+from retrieval.fusion import convex, from_zero, ranked, reciprocal_rank
 
 
-def test_min_max_scales_to_its_own_range() -> None:
-    assert min_max({1: 2.0, 2: 6.0, 3: 4.0}) == {1: 0.0, 2: 1.0, 3: 0.5}
-
-
-def test_min_max_of_equal_scores_and_of_nothing() -> None:
-    assert min_max({1: 3.0, 2: 3.0}) == {1: 1.0, 2: 1.0}
-    assert min_max({}) == {}
+def test_scaling_keeps_zero() -> None:
+    assert from_zero({1: 2.0, 2: 4.0, 3: 0.0, 4: -1.0}) == {1: 0.5, 2: 1.0, 3: 0.0, 4: 0.0}
+    assert from_zero({1: -3.0}) == {1: 0.0} and from_zero({}) == {}
 
 
 def test_convex_weights_the_legs() -> None:
-    fused = convex({1: 0.9, 2: 0.1}, {2: 8.0, 3: 4.0}, 0.75)
-    assert fused == pytest.approx({1: 0.75, 2: 0.25, 3: 0.0})
+    fused = convex({1: 0.8, 2: 0.4}, {2: 8.0, 3: 4.0}, 0.75)
+    assert fused == pytest.approx({1: 0.75, 2: 0.375 + 0.25, 3: 0.125})
 
 
 def test_convex_of_one_leg_keeps_its_order() -> None:
     assert [key for key, _ in ranked(convex({}, {5: 1.0, 6: 3.0, 7: 2.0}, 0.5), 3)] == [6, 7, 5]
+
+
+def test_a_leg_that_cannot_tell_passages_apart_does_not_reorder_the_other() -> None:
+    noise = {1: 0.601, 2: 0.602, 3: 0.603}
+    assert [key for key, _ in ranked(convex(noise, {1: 9.0, 2: 6.0, 3: 3.0}, 0.5), 3)] == [1, 2, 3]
 
 
 def test_reciprocal_rank_honours_weights_and_counts_from_one() -> None:
