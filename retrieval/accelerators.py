@@ -12,10 +12,11 @@ from pathlib import Path
 
 from retrieval.catalogue import Catalogue, Change
 from retrieval.dense import DenseIndex
+from retrieval.durable import exchange, sync_to_disk
 from retrieval.errors import BusyError, DamagedError
 from retrieval.lexical import LexicalEntry, LexicalIndex
 from retrieval.locking import WriterLock
-from retrieval.snapshots import Manifest, load, save, sweep, sync_to_disk
+from retrieval.snapshots import Manifest, load, save, sweep
 from retrieval.tokenising import TOKENISER_VERSION
 
 log = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 # Rows that may wait in the change log before a new snapshot is written: replaying them takes some 10 ms, while a
 # snapshot of 100,000 passages writes 77 MB, too much for one changed document.
 REPLAY_LIMIT = 5_000
-# Share of deleted rows at which `save` compacts by itself.
+# Share of deleted rows at which the dense index is compacted and the lexical index made again.
 DEAD_SHARE = 0.1
 # Passages per commit while a cache is made anew.
 REBUILD_STEP = 20_000
@@ -143,7 +144,11 @@ class Accelerators:
             elif self._write:
                 self._catch_up(self._lexical)
             else:
-                self._lexical.refresh()
+                try:
+                    self._lexical.refresh()
+                except DamagedError:
+                    self._lexical.close()
+                    self._lexical = self._open_lexical()
             return self._lexical
 
     def _open_lexical(self) -> LexicalIndex:
@@ -209,9 +214,13 @@ class Accelerators:
         (fresh / "tokeniser").write_text(TOKENISER_VERSION)
         for path in (fresh / "tokeniser", fresh / "index", fresh):
             sync_to_disk(path)
-        shutil.rmtree(folder, ignore_errors=True)
-        fresh.rename(folder)
-        sync_to_disk(self._folder)
+        if folder.exists():
+            # Readers must find an index under this name at every moment.
+            exchange(fresh, folder)
+            shutil.rmtree(fresh, ignore_errors=True)
+        else:
+            fresh.rename(folder)
+            sync_to_disk(self._folder)
         return LexicalIndex(folder / "index", write=True)
 
     def _catch_up(self, index: LexicalIndex) -> None:
@@ -253,7 +262,11 @@ class Accelerators:
             self._dense = self._current_dense().compact()
             self._snapshot(self._dense)
             lexical = self._current_lexical()
-            lexical.optimise()
+            if lexical.dead_fraction > DEAD_SHARE:
+                lexical.close()
+                lexical = self._lexical = self._rebuild_lexical()
+            else:
+                lexical.optimise()
             floor = min(self._dense.sequence, lexical.watermark)
             with self._catalogue.transaction():
                 self._catalogue.forget_changes(floor)

@@ -279,7 +279,7 @@ class Collection:
             clock.lap("lexical")
         fused: dict[int, float] = {}
         if mode == "hybrid":
-            # What one leg found, the other scores too: "not among its first 100" is not "score 0" (SciFact nDCG@10 +.01).
+            # What one leg found, the other scores too: "not among its first 100" is not "score 0" (SciFact +.01).
             dense.update(self.accelerators.score_dense(vector, [i for i in lexical if i not in dense]))
             lexical.update(self.accelerators.score_lexical(query, [i for i in dense if i not in lexical]))
             fused = convex(dense, lexical, self.settings.dense_weight)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from retrieval.dense import DenseIndex, DenseShape
+from retrieval.durable import sync_to_disk
 from retrieval.errors import DamagedError
 
 ARRAYS = ("ids", "documents", "dead")
@@ -89,12 +90,3 @@ def _write_arrays(path: str, arrays: dict[str, np.ndarray]) -> None:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sync_to_disk(path: Path) -> None:
-    """fsync a file or a folder (which makes the names in it durable)."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

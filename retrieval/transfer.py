@@ -1,6 +1,5 @@
 """A collection to one file and back, and from one embedding model to another. Nothing half-done is ever visible."""
 
-import ctypes
 import json
 import os
 import shutil
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from retrieval.catalogue import Catalogue
 from retrieval.collection import CATALOGUE, Collection
+from retrieval.durable import exchange
 from retrieval.embedding.embedder import Embedder
 from retrieval.errors import DamagedError, FathomError, UsageError
 from retrieval.file_memory import file_states, put_file_state, put_root, roots
@@ -127,17 +127,12 @@ def reembed(
             shutil.rmtree(fresh, ignore_errors=True)
             raise
         new.close()
-        _swap(fresh, folder)
+        try:
+            exchange(fresh, folder)
+        except OSError as error:
+            raise FathomError(
+                f"'{folder}' cannot be exchanged with its new form ({error.strerror}); the old collection stays"
+            ) from error
     # What stands there now is the old collection.
     shutil.rmtree(fresh, ignore_errors=True)
     return passages
-
-
-def _swap(one: Path, other: Path) -> None:
-    """Exchange two folders in one step (Linux renameat2), so that a kill never leaves the collection without a name."""
-    exchange = 2
-    libc = ctypes.CDLL(None, use_errno=True)
-    at_cwd = -100
-    if libc.renameat2(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), exchange) != 0:
-        code = ctypes.get_errno()
-        raise FathomError(f"'{one}' and '{other}' cannot be exchanged ({os.strerror(code)}); the old collection stays")

@@ -31,8 +31,9 @@ def in_child(work: Callable[[int], None]) -> tuple[int, int]:
     return pid, ours
 
 
-def read_lines(descriptor: int, until: float | None = None) -> list[dict[str, object]]:
-    """JSON lines until the end, or until the time `until`; a torn last line is an announcement that never came."""
+def read_lines(descriptor: int, until: float | None = None, *, first: bool = False) -> list[dict[str, object]]:
+    """JSON lines until the end, until the time `until`, or with `first` until whole lines have come; a torn last line
+    is an announcement that never came."""
     data = b""
     while True:
         wait = None if until is None else max(0.0, until - time.monotonic())
@@ -42,6 +43,8 @@ def read_lines(descriptor: int, until: float | None = None) -> list[dict[str, ob
         if not part:
             break
         data += part
+        if first and data.endswith(b"\n"):
+            break
     return [json.loads(line) for line in data.split(b"\n")[:-1]]
 
 
@@ -49,8 +52,12 @@ def one_kill(folder: Path, state: State, seed: int) -> tuple[list[str], State, i
     """(problems, versions found, acknowledgements) of one writer's life and death."""
     chance = random.Random(seed)
     pid, pipe = in_child(lambda out: churn(folder, seed, speak_to(out)))
-    # From before the collection is open to well into the work.
-    lines = read_lines(pipe, time.monotonic() + chance.uniform(0.005, 0.6))
+    # One in five dies while it opens the collection, the others somewhere in their work.
+    if chance.random() < 0.2:
+        lines = read_lines(pipe, time.monotonic() + chance.uniform(0.005, 0.2))
+    else:
+        lines = read_lines(pipe, time.monotonic() + 30, first=True)
+        lines += read_lines(pipe, time.monotonic() + chance.uniform(0.0, 1.0))
     os.kill(pid, signal.SIGKILL)
     lines += read_lines(pipe)
     os.close(pipe)
