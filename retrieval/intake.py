@@ -126,7 +126,8 @@ class Intake:
         passages = 0
         for document, spans, vectors in items:
             texts = [embedding_text(span.context, document.text[span.start : span.end]) for span in spans]
-            hashes = [_input_hash(text) for text in texts]
+            # Marked as foreign: `add` must never take one of these for its own embedder's vector of the same text.
+            hashes = [_input_hash(text, foreign=True) for text in texts]
             pending.append(NewDocument(_hashed(document), owner, "", "", list(spans), vectors, hashes))
             passages += len(spans)
             if passages >= BATCH_PASSAGES:
@@ -207,8 +208,9 @@ class Intake:
         report.passages += sum(len(item.spans) for item in new)
 
 
-def _input_hash(text: str) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+def _input_hash(text: str, *, foreign: bool = False) -> bytes:
+    person = b"made elsewhere" if foreign else b""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16, person=person).digest()
 
 
 def _hashed(document: Document) -> Document:

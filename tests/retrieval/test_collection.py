@@ -215,6 +215,8 @@ def test_passages_made_elsewhere(collection: Collection, hashing_embedder: Hashi
     vectors = hashing_embedder.embed_passages(["first part.", "second part."])
     assert collection.add_passages([(document, spans, vectors)]).passages == 2
     assert collection.search("second part").hits[0].passage.text == "second part."
+    # Vectors from elsewhere are never taken for the embedder's own.
+    assert collection.add([Document("own.txt", "first part.")]).embedded == 1
     with pytest.raises(ValueError, match="2 spans but 1 vectors"):
         collection.add_passages([(Document("y.txt", document.text), spans, vectors[:1])])
     assert verify(collection).problems == []

@@ -1,0 +1,1 @@
+"""Language-model engines, each a LlamaIndex `LLM`."""

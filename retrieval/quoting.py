@@ -1,0 +1,172 @@
+"""Question and hits → the best one to three sentences of the sources, word for word, with exact offsets.
+
+No language model: a sentence is good if it has the question's telling words, means the same (where an embedder is at
+hand) and comes from a good hit.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from retrieval.passages import Citation, Hit, Support
+from retrieval.sentences import sentence_spans
+from retrieval.support import MARKER, content_tokens, coverage, inverse_frequencies
+
+if TYPE_CHECKING:
+    from retrieval.embedding.embedder import Embedder
+
+DocumentText = Callable[[int], str]
+"""The whole text of a document by its id."""
+
+WORDS, MEANING, RANK = 0.5, 0.35, 0.15
+"""Shares of the three signals in a sentence's score; without an embedder its share goes to the words."""
+LEAST_COVERAGE = 0.2
+"""Share of the question's telling words that at least one sentence must have where nothing is known of meaning."""
+LEAST_MEANING = 0.45
+"""Cosine that stands in for words in common."""
+_SHORTLIST = 24
+"""Sentences that are embedded: the best by words, since embedding all of 10 passages takes half a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """Stretch [start, end) of the text of `hits[hit]`'s passage (offsets into the passage, not the document)."""
+
+    hit: int
+    start: int
+    end: int
+    text: str
+    score: float
+
+
+@dataclass(slots=True)
+class _Candidate:
+    hit: int
+    start: int
+    end: int
+    text: str
+    covered: float
+    score: float
+
+
+def best_quotes(
+    question: str, hits: Sequence[Hit], *, embedder: "Embedder | None" = None, limit: int = 3
+) -> list[Quote]:
+    """Up to `limit` sentences, best first; none where no sentence has to do with the question.
+
+    A further sentence is added only if it is nearly as good as the first and says something else.
+    """
+    candidates = _candidates(question, hits)
+    if not candidates:
+        return []
+    candidates.sort(key=lambda c: (-c.score, c.hit, c.start))
+    candidates = candidates[:_SHORTLIST]
+    meaning = _meaning(question, candidates, embedder)
+    for candidate, cosine in zip(candidates, meaning, strict=True):
+        prior = 1.0 / (1.0 + candidate.hit)
+        words = candidate.score
+        if embedder is None:
+            candidate.score = (WORDS + MEANING) * words + RANK * prior
+        else:
+            candidate.score = WORDS * words + MEANING * max(0.0, cosine) + RANK * prior
+    relevant = [
+        candidate
+        for candidate, cosine in zip(candidates, meaning, strict=True)
+        if candidate.covered >= LEAST_COVERAGE or cosine >= LEAST_MEANING
+    ]
+    relevant.sort(key=lambda c: (-c.score, c.hit, c.start))
+    chosen: list[_Candidate] = []
+    for candidate in relevant:
+        if len(chosen) == limit or (chosen and candidate.score < 0.75 * chosen[0].score):
+            break
+        if all(_says_else(candidate.text, other.text) for other in chosen):
+            chosen.append(candidate)
+    return [Quote(c.hit, c.start, c.end, c.text, c.score) for c in chosen]
+
+
+def _candidates(question: str, hits: Sequence[Hit]) -> list[_Candidate]:
+    spans = [sentence_spans(hit.passage.text) for hit in hits]
+    texts = [[hit.passage.text[a:b] for a, b in found] for hit, found in zip(hits, spans, strict=True)]
+    weights = inverse_frequencies(text for found in texts for text in found)
+    candidates: list[_Candidate] = []
+    for number, hit in enumerate(hits):
+        titles = " ".join([hit.source.title, *hit.passage.headings])
+        before = 0.0
+        for (start, end), text in zip(spans[number], texts[number], strict=True):
+            own = coverage(question, text, weights)
+            # The heading names the subject for the sentences below it; it is worth half of saying it.
+            covered = own + 0.5 * (coverage(question, f"{text} {titles}", weights) - own)
+            asks = text.rstrip().endswith(("?", "？"))
+            bare = asks or len(content_tokens(text)) < 4
+            # What follows a question or a heading answers it: it inherits, and they themselves say nothing.
+            score = (covered * 0.4) if bare else max(covered, 0.6 * before)
+            candidates.append(_Candidate(number, start, end, text, max(covered, before if not bare else 0.0), score))
+            before = covered if bare else 0.0
+    return candidates
+
+
+def _meaning(question: str, candidates: Sequence[_Candidate], embedder: "Embedder | None") -> list[float]:
+    """Cosine of question and sentence; 0 without an embedder or for a sentence longer than it reads."""
+    cosines = [0.0] * len(candidates)
+    if embedder is None:
+        return cosines
+    counts = embedder.count([candidate.text for candidate in candidates])
+    fitting = [i for i, count in enumerate(counts) if count <= embedder.max_tokens]
+    if fitting:
+        query = embedder.embed_queries([question])[0]
+        vectors = embedder.embed_passages([candidates[i].text for i in fitting])
+        for i, cosine in zip(fitting, (vectors @ query).tolist(), strict=True):
+            cosines[i] = float(cosine)
+    return cosines
+
+
+def _says_else(text: str, other: str) -> bool:
+    one, two = content_tokens(text), content_tokens(other)
+    return len(one & two) < 0.7 * min(len(one), len(two)) if one and two else text != other
+
+
+def cite(
+    n: int, hit: Hit, start: int, end: int, supported: Support, document_text: DocumentText | None
+) -> Citation | None:
+    """The citation of the stretch [start, end) of the hit's passage; None where the stored document does not have
+    exactly this text there (it was changed meanwhile): no link may lead to text that is not in the source."""
+    passage, source = hit.passage, hit.source
+    quote = passage.text[start:end]
+    first, last = passage.start + start, passage.start + end
+    if not quote or (document_text is not None and document_text(passage.document_id)[first:last] != quote):
+        return None
+    return Citation(n, source.uri, source.title, passage.page, first, last, quote, supported, passage.id)
+
+
+def quoted_answer(
+    question: str,
+    hits: Sequence[Hit],
+    *,
+    embedder: "Embedder | None" = None,
+    document_text: DocumentText | None = None,
+    limit: int = 3,
+) -> tuple[str, tuple[Citation, ...]]:
+    """The quote mode's answer text and its citations; ("", ()) where nothing fits. Hit i has number i + 1.
+
+    The text shows each sentence on one line, in the order of the sources' numbers; the citations' quotes are exact.
+    """
+    lines: list[str] = []
+    citations: list[Citation] = []
+    quotes = best_quotes(question, hits, embedder=embedder, limit=limit)
+    best = quotes[0].hit if quotes else 0
+    for quote in sorted(quotes, key=lambda q: (q.hit != best, q.hit, q.start)):
+        n = quote.hit + 1
+        citation = cite(n, hits[quote.hit], quote.start, quote.end, "yes", document_text)
+        if citation is not None:
+            citations.append(citation)
+            # A bracketed number in the source (a bibliography) must not become a link of ours.
+            shown = MARKER.sub(lambda match: f" ({match[1]})", " ".join(quote.text.split()))
+            lines.append(f"{shown} [{n}]")
+    return "\n\n".join(lines), tuple(citations)
+
+
+def best_coverage(question: str, hits: Sequence[Hit]) -> float:
+    """How much of the question's telling words the best single passage has, with its title and headings; 0 to 1."""
+    texts = [" ".join([hit.source.title, *hit.passage.headings, hit.passage.text]) for hit in hits]
+    weights: Mapping[str, float] = inverse_frequencies(texts)
+    return max((coverage(question, text, weights) for text in texts), default=0.0)

@@ -1,0 +1,160 @@
+"""Sentences, support by words, and the quote mode."""
+
+import time
+
+import pytest
+from fakes import HashingEmbedder, five_documents
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retrieval.passages import Document, Hit, Passage, Scores, Source
+from retrieval.quoting import best_coverage, best_quotes, quoted_answer
+from retrieval.sentences import MAX_SENTENCE, sentence_spans
+from retrieval.support import best_evidence, numbers
+
+
+def sentences(text: str) -> list[str]:
+    return [text[start:end] for start, end in sentence_spans(text)]
+
+
+def hits_of(*texts: str, title: str = "") -> list[Hit]:
+    """One passage per text; each stands 10 characters into its document."""
+    return [
+        Hit(
+            i,
+            1.0,
+            Passage(i, i, 0, 10, 10 + len(t), None, (), t, 0),
+            Source(i, f"{i}.txt", title, "txt", "", {}),
+            Scores(),
+        )
+        for i, t in enumerate(texts, start=1)
+    ]
+
+
+def document_text(hits: list[Hit]):
+    return lambda document_id: "0123456789" + hits[document_id - 1].passage.text + " tail"
+
+
+def test_sentences_of_english_and_chinese() -> None:
+    assert sentences("Dr. Smith paid 3.5 dollars. He left! Why? ") == [
+        "Dr. Smith paid 3.5 dollars.",
+        "He left!",
+        "Why?",
+    ]
+    assert sentences("长城很长。它在北方！你去过吗？“去过。”他说。")[:3] == ["长城很长。", "它在北方！", "你去过吗？"]
+    assert sentences("a wrapped\nline of text.\n\nNext one") == ["a wrapped\nline of text.", "Next one"]
+    assert sentences("- one item\n- two items\n") == ["- one item", "- two items"]
+    assert sentences(" \n--- \n") == []
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(alphabet="aB1 .!?。，\n-|`#\t[“”", max_size=300))
+def test_sentence_spans_are_ordered_trimmed_and_keep_every_letter(text: str) -> None:
+    spans = sentence_spans(text)
+    position = 0
+    for start, end in spans:
+        assert position <= start < end <= len(text)
+        assert text[start:end] == text[start:end].strip()
+        assert end - start <= MAX_SENTENCE
+        position = end
+    kept = "".join(text[a:b] for a, b in spans)
+    assert [c for c in kept if c.isalnum()] == [c for c in text if c.isalnum()]
+
+
+@pytest.mark.parametrize("text", ["x" * 300_000, "a. " * 100_000, "。" * 100_000, "你" * 200_000, "|a|\n" * 60_000])
+def test_sentences_in_linear_time(text: str) -> None:
+    began = time.process_time()
+    spans = sentence_spans(text)
+    assert all(end - start <= MAX_SENTENCE for start, end in spans)
+    assert time.process_time() - began < 10
+
+
+def test_support_needs_the_words_the_numbers_and_no_negation_against_it() -> None:
+    passage = "FAISS stores vectors in memory. The index of 100,000 passages takes 77 MB. It does not support SQL."
+    assert best_evidence("FAISS stores its vectors in memory.", passage).verdict == "yes"
+    found = best_evidence("An index with 100000 passages takes 77 MB", passage)
+    assert passage[found.start : found.end] == "The index of 100,000 passages takes 77 MB."
+    assert found.verdict == "yes"
+    assert best_evidence("The index of 100,000 passages takes 78 MB.", passage).verdict == "no"
+    assert best_evidence("It supports SQL.", passage).verdict == "partly"
+    assert best_evidence("Bananas are yellow fruit.", passage).verdict == "no"
+    assert best_evidence("长城修建于明朝。", "明朝修建了大部分城墙。长城位于北方。").verdict in ("yes", "partly")
+    assert best_evidence("anything", "").verdict == "no"
+    # Title and headings name the subject; alone they bear nothing out.
+    assert best_evidence("LoRA freezes weights", "It freezes the weights.", context="LoRA").verdict == "yes"
+    assert best_evidence("LoRA adapters", "Completely different words.", context="LoRA adapters").verdict == "no"
+    assert numbers("1,234.5 and 3. or 10:30") == {"1234.5", "3", "10:30"}
+
+
+def test_the_best_sentence_is_quoted_with_exact_offsets() -> None:
+    documents = five_documents()
+    hits = hits_of(*(document.text for document in documents))
+    for question, n, sentence in (
+        ("When do spring tides come?", 1, "Spring tides come at full moon."),
+        ("How does a diesel engine ignite fuel?", 3, "A diesel engine ignites fuel by compression."),
+        ("泡绿茶的水温应该是多少？", 4, "水温应该在八十度左右。"),
+        ("哪个朝代修建了城墙？", 5, "明朝修建了大部分城墙。"),
+    ):
+        text, citations = quoted_answer(question, hits, document_text=document_text(hits))
+        first = citations[0]
+        assert (first.n, first.quote, first.supported) == (n, sentence, "yes")
+        assert document_text(hits)(n)[first.start : first.end] == sentence
+        assert text.startswith(f"{sentence} [{n}]")
+        assert {f"[{c.n}]" for c in citations} <= set(text.split())
+
+
+def test_what_follows_a_question_or_heading_is_the_answer() -> None:
+    hits = hits_of("What is the boiling point of water?\nAt sea level it is 100 degrees.\nOther words here are found.")
+    assert best_quotes("What is the boiling point of water?", hits)[0].text == "At sea level it is 100 degrees."
+
+
+def test_nothing_is_quoted_where_nothing_fits_or_the_source_changed() -> None:
+    hits = hits_of("Bread needs flour and water to rise.")
+    assert quoted_answer("Who won the election in Peru?", hits, document_text=document_text(hits)) == ("", ())
+    assert quoted_answer("What does bread need?", hits, document_text=lambda i: "something else") == ("", ())
+    assert quoted_answer("What does bread need?", []) == ("", ())
+
+
+def test_numbers_in_the_source_are_not_taken_for_citations_and_copies_are_quoted_once() -> None:
+    sentence = "Transformers need attention [1] as shown in earlier work [2]."
+    hits = hits_of("Unrelated opening words.", sentence, sentence)
+    text, citations = quoted_answer("What do transformers need?", hits, document_text=document_text(hits))
+    assert text == "Transformers need attention (1) as shown in earlier work (2). [2]"
+    assert [c.quote for c in citations] == [sentence]
+
+
+def test_an_embedder_finds_what_words_do_not() -> None:
+    class Synonyms(HashingEmbedder):
+        """Knows that a car is an automobile."""
+
+        def _vector(self, text: str):  # type: ignore[no-untyped-def]
+            return super()._vector("car" if "automobile" in text or "car" in text else text)
+
+    hits = hits_of("The automobile was parked. The weather was fine. Nobody came.")
+    assert best_quotes("car", hits) == []
+    assert best_quotes("car", hits, embedder=Synonyms())[0].text == "The automobile was parked."
+
+
+def test_coverage_counts_telling_words() -> None:
+    hits = hits_of("Tides are caused by the moon.", "Bread needs flour.")
+    assert best_coverage("What are tides caused by?", hits) == 1.0
+    assert best_coverage("Who won the election?", hits) == 0.0
+
+
+def test_real_chinese_questions_are_quoted_exactly(shared_data) -> None:  # type: ignore[no-untyped-def]
+    import json
+
+    folder = shared_data("xquad_zh")
+    rows = [json.loads(line) for line in (folder / "qa.jsonl").read_text(encoding="utf-8").splitlines()[:60]]
+    texts = {}
+    for line in (folder / "corpus.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        texts[row["_id"]] = Document(row["_id"], row["text"])
+    right = 0
+    for row in rows:
+        document = texts[row["context_id"]]
+        hits = hits_of(document.text)
+        quotes = best_quotes(row["question"], hits)
+        assert all(document.text[q.start : q.end] == q.text for q in quotes)
+        right += any(answer in q.text for q in quotes for answer in row["answers"])
+    assert right >= 36  # 45 of 60 when written
