@@ -9,15 +9,19 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from retrieval.catalogue import Catalogue, Change
-from retrieval.dense import DenseIndex
 from retrieval.durable import exchange, sync_to_disk
 from retrieval.errors import BusyError, DamagedError
-from retrieval.lexical import LexicalEntry, LexicalIndex
 from retrieval.locking import WriterLock
-from retrieval.snapshots import Manifest, load, save, sweep
 from retrieval.tokenising import TOKENISER_VERSION
+
+# faiss and tantivy take a third of a second to import: listing and status must not pay for them.
+if TYPE_CHECKING:
+    from retrieval.dense import DenseIndex
+    from retrieval.lexical import LexicalEntry, LexicalIndex
+    from retrieval.snapshots import Manifest
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +92,7 @@ class Accelerators:
                 self._current_dense()
             self._current_lexical()
 
-    def _current_dense(self) -> DenseIndex:
+    def _current_dense(self) -> "DenseIndex":
         if self._dense is None:
             self._dense = self._open_dense()
             if self._gpu:
@@ -100,12 +104,16 @@ class Accelerators:
             self._replay(self._dense)
         return self._dense
 
-    def _manifest(self) -> Manifest | None:
+    def _manifest(self) -> "Manifest | None":
+        from retrieval.snapshots import Manifest
+
         text = self._catalogue.setting("dense")
         return Manifest(**json.loads(text)) if text else None
 
-    def _open_dense(self) -> DenseIndex:
+    def _open_dense(self) -> "DenseIndex":
         """From the newest snapshot; from the catalogue where there is none or it is damaged."""
+        from retrieval.snapshots import load
+
         for _ in range(3):
             manifest = self._manifest()
             if manifest is None or manifest.sequence < self._catalogue.changes_floor():
@@ -119,7 +127,9 @@ class Accelerators:
                     break
         return self._rebuild_dense()
 
-    def _rebuild_dense(self) -> DenseIndex:
+    def _rebuild_dense(self) -> "DenseIndex":
+        from retrieval.dense import DenseIndex
+
         index = DenseIndex(self._dimension)
         sequence = self._catalogue.sequence()
         last = self._catalogue.last_passage()
@@ -129,7 +139,7 @@ class Accelerators:
         index.sequence = sequence
         return index.compact() if index.needs_training() else index
 
-    def _replay(self, index: DenseIndex) -> None:
+    def _replay(self, index: "DenseIndex") -> None:
         for change in self._catalogue.changes_since(index.sequence):
             if change.kind == "add":
                 index.add(*self._catalogue.vectors(change.first, change.last))
@@ -137,7 +147,7 @@ class Accelerators:
                 index.remove(change.first, change.last)
             index.sequence = change.sequence
 
-    def _current_lexical(self) -> LexicalIndex:
+    def _current_lexical(self) -> "LexicalIndex":
         with self._guard:
             if self._lexical is None:
                 self._lexical = self._open_lexical()
@@ -151,7 +161,7 @@ class Accelerators:
                     self._lexical = self._open_lexical()
             return self._lexical
 
-    def _open_lexical(self) -> LexicalIndex:
+    def _open_lexical(self) -> "LexicalIndex":
         if self._write:
             return self._writable_lexical()
         try:
@@ -177,7 +187,9 @@ class Accelerators:
                 "shortly, or search with --mode dense"
             ) from error
 
-    def _load_lexical(self, *, write: bool) -> LexicalIndex:
+    def _load_lexical(self, *, write: bool) -> "LexicalIndex":
+        from retrieval.lexical import LexicalIndex
+
         folder = self._folder / "lexical"
         version = folder / "tokeniser"
         if not version.is_file() or version.read_bytes() != TOKENISER_VERSION.encode():
@@ -188,7 +200,7 @@ class Accelerators:
             raise DamagedError("the lexical index is older than the change log")
         return index
 
-    def _writable_lexical(self) -> LexicalIndex:
+    def _writable_lexical(self) -> "LexicalIndex":
         try:
             index = self._load_lexical(write=True)
         except DamagedError as error:
@@ -197,8 +209,10 @@ class Accelerators:
         self._catch_up(index)
         return index
 
-    def _rebuild_lexical(self) -> LexicalIndex:
+    def _rebuild_lexical(self) -> "LexicalIndex":
         """Built beside and renamed: half an index must never look like a whole one."""
+        from retrieval.lexical import LexicalIndex
+
         fresh, folder = self._folder / "lexical.new", self._folder / "lexical"
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
@@ -223,7 +237,7 @@ class Accelerators:
             sync_to_disk(self._folder)
         return LexicalIndex(folder / "index", write=True)
 
-    def _catch_up(self, index: LexicalIndex) -> None:
+    def _catch_up(self, index: "LexicalIndex") -> None:
         if index.watermark >= self._catalogue.sequence():
             return
         changes = self._catalogue.changes_since(index.watermark)
@@ -237,7 +251,9 @@ class Accelerators:
             )
             index.apply(added, removed, group[-1].sequence)
 
-    def _entries(self, first: int, last: int) -> Iterator[LexicalEntry]:
+    def _entries(self, first: int, last: int) -> Iterator["LexicalEntry"]:
+        from retrieval.lexical import LexicalEntry
+
         for passage_id, document_id, context, text in self._catalogue.lexical_entries(first, last):
             yield LexicalEntry(passage_id, document_id, f"{context}\n{text}" if context else text)
 
@@ -279,7 +295,9 @@ class Accelerators:
             self._snapshot(self._dense)
             self._lexical = self._rebuild_lexical()
 
-    def _snapshot(self, index: DenseIndex) -> None:
+    def _snapshot(self, index: "DenseIndex") -> None:
+        from retrieval.snapshots import save, sweep
+
         manifest = save(index, self._folder / "dense")
         with self._catalogue.transaction():
             self._catalogue.set_setting("dense", json.dumps(asdict(manifest)))
@@ -287,6 +305,8 @@ class Accelerators:
 
     def problems(self) -> list[str]:
         """What is wrong with the caches, in words, without repairing: for `verify`."""
+        from retrieval.snapshots import load
+
         found: list[str] = []
         with self._guard:
             self.close()

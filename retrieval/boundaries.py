@@ -27,7 +27,8 @@ _ABBREVIATIONS = frozenset(
 # Ends a sentence at least as often as it abbreviates where the next word is capitalised.
 _AMBIGUOUS = frozenset("etc al no co inc ltd corp ex art par a.m p.m u.s u.k u.n".split())
 _LIST_ITEM = re.compile(
-    r"(?:[-*+•·‣◦]|\d{1,4}[.)])[ \t\u3000]|[(（][a-zA-Z0-9一二三四五六七八九十]{1,3}[)）]|[一二三四五六七八九十\d]{1,3}、"
+    r"(?:[-*+•·‣◦]|\d{1,4}[.)])[ \t\u3000]"
+    r"|[(（][a-zA-Z0-9一二三四五六七八九十]{1,3}[)）]|[一二三四五六七八九十\d]{1,3}、"
 )
 _FENCE = re.compile(r"`{3,}|~{3,}")
 _TABLE_RULE = re.compile(r"[|:\-+\s]+")

@@ -17,7 +17,7 @@ from retrieval.errors import ReadingError, UsageError
 from retrieval.file_memory import FileState, file_states, forget_file_state, path_key, put_file_state, put_root, roots
 from retrieval.intake import Incoming
 from retrieval.passages import Scalar
-from retrieval.reading.folder import MIB, Loaded, SourceFile, load, source_file, walk
+from retrieval.reading.folder import Loaded, SourceFile, load, source_file, walk
 from retrieval.reading.reader import READER_VERSION, Reader
 
 # A file changed within this time of our look may change again without its times showing it ("racy clean" in git).
@@ -67,10 +67,9 @@ class _Look:
             )
         self.collection = collection
         self.root = path_key(folder.resolve())
-        self.prefix = roots(collection.catalogue).get(self.root)
-        self.new_root = self.prefix is None
-        if self.prefix is None:
-            self.prefix = _new_prefix(collection, folder)
+        known_prefix = roots(collection.catalogue).get(self.root)
+        self.new_root = known_prefix is None
+        self.prefix = _new_prefix(collection, folder) if known_prefix is None else known_prefix
         self.states = file_states(collection.catalogue, self.root)
         self.known = {row.source.uri: row for row in collection.documents() if row.root == self.root}
         self._settings = json.dumps([READER_VERSION, sorted(metadata.items())], ensure_ascii=False)
@@ -212,7 +211,7 @@ def sync(
     catalogue = collection.catalogue
     if look.new_root:
         with catalogue.transaction():
-            put_root(catalogue, look.root, look.prefix or "")
+            put_root(catalogue, look.root, look.prefix)
             # From the start, so that an interrupted first sync resumes instead of reading everything again.
             catalogue.set_setting(*look.settings())
 
@@ -230,7 +229,7 @@ def sync(
 
     def arriving() -> Iterator[Incoming]:
         done = 0
-        for loaded, outcome in reader.parse_many(look.changed(reader.limits.max_file_mb * MIB)):
+        for loaded, outcome in reader.parse_many(look.changed(reader.limits.max_file_mb * 2**20)):
             done += 1
             state = look.state_of(loaded)
             if isinstance(outcome, ReadingError):
@@ -284,7 +283,7 @@ def add_files(
                 file = source_file(path)
                 uri = _free_uri(file.path, known)
                 sources[uri] = path_key(file.path)
-                yield load(dataclasses.replace(file, uri=uri), reader.limits.max_file_mb * MIB)
+                yield load(dataclasses.replace(file, uri=uri), reader.limits.max_file_mb * 2**20)
             except ReadingError as error:
                 report.failed.append(error)
 

@@ -1,0 +1,5 @@
+"""`python -m app` is `fathom`."""
+
+from app.cli import main
+
+main()

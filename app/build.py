@@ -1,0 +1,165 @@
+"""The one page that says which class stands behind which word: embedder, reader, collection. Imports happen inside, so
+that a command loads only what it uses."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING
+
+from app.settings import Settings
+from app.workspace import DEFAULT_COLLECTION, collection_name
+from retrieval.errors import MissingError, UsageError
+
+if TYPE_CHECKING:
+    import threading
+
+    from llama_index.core.llms import LLM
+
+    from retrieval.answering import AnswerEvent
+    from retrieval.collection import Collection, SearchSettings
+    from retrieval.embedding.embedder import Embedder
+    from retrieval.filters import Filter
+    from retrieval.prompts import Message
+    from retrieval.reading.reader import Reader
+
+
+def search_settings(settings: Settings) -> "SearchSettings":
+    """How collections fuse, where the settings say so."""
+    from retrieval.collection import SearchSettings
+
+    return SearchSettings(**settings.search.per_collection())
+
+
+def embedder(settings: Settings) -> "Callable[[], Embedder]":
+    """A function that loads the embedding model at its first call and gives the same one ever after."""
+
+    @cache
+    def load() -> "Embedder":
+        from retrieval.embedding.load import load_embedder
+
+        return load_embedder(settings.embedding)
+
+    return load
+
+
+def reader(settings: Settings) -> "Reader":
+    """Files → documents, in limited child processes. Close it."""
+    from retrieval.reading.reader import Reader
+
+    return Reader(settings.reading)
+
+
+def engine(settings: Settings) -> "LLM":
+    """The language model that writes answers, loaded. Raises MissingError, DamagedError."""
+    from app.engines.embedded import load_embedded
+
+    return load_embedded(settings.engine.model, cache=settings.cache, **settings.engine.chosen())
+
+
+def collection_names(settings: Settings) -> list[str]:
+    """Names of the collections in the workspace, sorted; other folders there are left out."""
+    names = []
+    if settings.collections.is_dir():
+        for folder in settings.collections.iterdir():
+            try:
+                if folder.is_dir() and not folder.is_symlink() and collection_name(folder.name) == folder.name:
+                    names.append(folder.name)
+            except UsageError:
+                continue  # not made by Fathom
+    return sorted(names)
+
+
+def collection_exists(settings: Settings, name: str | None) -> bool:
+    """Whether the collection (None: the default one) is there. An empty folder is none."""
+    folder = settings.collection_folder(name or DEFAULT_COLLECTION)
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def open_collection(
+    settings: Settings,
+    name: str | None,
+    *,
+    write: bool = False,
+    wait: float = 0.0,
+    doing: str = "",
+    load: "Callable[[], Embedder] | None" = None,
+) -> "Collection":
+    """An existing collection (None: the default one). Raises MissingError that names those there are."""
+    name = collection_name(name or DEFAULT_COLLECTION)
+    if not collection_exists(settings, name):
+        known = collection_names(settings)
+        there = f"there are {', '.join(known)}" if known else "there is none yet"
+        raise MissingError(
+            f"no collection '{name}' in {settings.workspace} ({there}); make it with "
+            f"'fathom index sync FOLDER{'' if name == DEFAULT_COLLECTION else f' --collection {name}'}'"
+        )
+    from retrieval.collection import Collection
+
+    return Collection.open(
+        settings.collection_folder(name),
+        embedder=load or embedder(settings),
+        write=write,
+        wait=wait,
+        doing=doing,
+        settings=search_settings(settings),
+    )
+
+
+def open_or_create(
+    settings: Settings,
+    name: str | None,
+    *,
+    wait: float,
+    doing: str,
+    load: "Callable[[], Embedder] | None" = None,
+) -> "Collection":
+    """The collection opened for writing; made first where it is not there."""
+    name = collection_name(name or DEFAULT_COLLECTION)
+    load = load or embedder(settings)
+    if collection_exists(settings, name):
+        return open_collection(settings, name, write=True, wait=wait, doing=doing, load=load)
+    from retrieval.collection import Collection
+
+    settings.collections.mkdir(parents=True, exist_ok=True)
+    return Collection.create(
+        settings.collection_folder(name),
+        name=name,
+        embedder=load,
+        split=settings.splitting,
+        settings=search_settings(settings),
+        doing=doing,
+    )
+
+
+def answer_events(
+    settings: Settings,
+    collection: "Collection",
+    question: str,
+    *,
+    llm: "LLM | None",
+    k: int | None = None,
+    filters: "Sequence[Filter]" = (),
+    history: "Sequence[Message | Mapping[str, str]]" = (),
+    stop: "threading.Event | None" = None,
+) -> "Iterator[AnswerEvent]":
+    """The events of one answer; without `llm` it quotes. `k` None is as many as the settings say."""
+    from retrieval.answering import answer_stream
+
+    chosen = settings.search.per_query()
+    mode = chosen.pop("mode", None)
+    if k is not None:
+        chosen["k"] = k
+    if mode is not None:
+        chosen["search_mode"] = mode
+    return answer_stream(
+        question,
+        collection=collection,
+        llm=llm,
+        mode="quote" if llm is None else "generate",
+        filters=filters,
+        history=history,
+        # The search has loaded it already; a lexical one must not for the quotes' sake.
+        embedder=None if mode == "lexical" else collection.embedder(),
+        settings=settings.answer,
+        stop=stop,
+        **chosen,
+    )

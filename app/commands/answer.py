@@ -1,0 +1,263 @@
+"""`fathom search`, `fathom ask`, `fathom chat`: a question → passages, a cited answer, a page. Knows how they look in a
+terminal and in JSON, not how they are found."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.commands.options import AsJson, CollectionName, Filters, Hits, Workspace, begin
+from retrieval.errors import MissingError, UsageError
+from retrieval.passages import Answer, Citation, Hit, Mode
+
+if TYPE_CHECKING:
+    from app.terminal import Terminal
+    from retrieval.answering import AnswerEvent
+
+MAX_QUESTION_CHARACTERS = 20_000
+MAX_HISTORY_BYTES = 1_000_000
+SNIPPET_CHARACTERS = 360
+
+Question = Annotated[str, typer.Argument(metavar="QUESTION", help="What to look for, in any language.")]
+
+
+def _question(text: str) -> str:
+    text = text.strip()
+    if not text:
+        raise UsageError('the question is empty; write it in quotes, as in: fathom search "how are scores fused"')
+    if len(text) > MAX_QUESTION_CHARACTERS:
+        raise UsageError(
+            f"the question has {len(text):,} characters and may have {MAX_QUESTION_CHARACTERS:,}; "
+            "to find text like a whole document, ask with its main sentences"
+        )
+    return text
+
+
+def search(
+    question: Question,
+    mode: Annotated[Mode | None, typer.Option("--mode", "-m", help="Which search to use.", show_default=False)] = None,
+    k: Hits = None,
+    filters: Filters = None,
+    collection: CollectionName = None,
+    workspace: Workspace = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the passages that answer a question."""
+    run = begin(workspace, as_json, flags={"search": {"mode": mode, "k": k}})
+    question = _question(question)
+    from app.build import open_collection
+    from retrieval.filters import parse_filter
+
+    conditions = [parse_filter(text) for text in filters or ()]
+    with open_collection(run.settings, collection) as opened:
+        result = opened.search(question, filters=conditions, **run.settings.search.per_query())
+    if as_json:
+        run.terminal.json([hit_as_json(hit) for hit in result.hits])
+        return
+    for hit in result.hits:
+        _print_hit(run.terminal, question, hit)
+    from app.terminal import count
+
+    run.terminal.done(f"{count(len(result.hits), 'passage')} found")
+
+
+def hit_as_json(hit: Hit) -> dict[str, Any]:
+    """One hit of the `search --json` contract; `document` is the uri, `text` exactly the document's [start, end)."""
+    passage, scores = hit.passage, hit.scores
+    return {
+        "rank": hit.rank,
+        "score": hit.score,
+        "document": hit.source.uri,
+        "title": hit.source.title,
+        "page": passage.page,
+        "start": passage.start,
+        "end": passage.end,
+        "text": passage.text,
+        "scores": {
+            "dense": scores.dense,
+            "lexical": scores.lexical,
+            "fused": scores.fused,
+            "rerank": scores.rerank,
+        },
+    }
+
+
+def _print_hit(terminal: "Terminal", question: str, hit: Hit) -> None:
+    from rich.text import Text
+
+    from app.highlighting import matches, window
+    from app.terminal import one_line
+
+    titles = [hit.source.title or hit.source.uri, *hit.passage.headings]
+    # A document whose first heading is its title would say it twice.
+    path = " › ".join(dict.fromkeys(one_line(title) for title in titles if title.strip()))
+    place = one_line(hit.source.uri) + (f", page {hit.passage.page}" if hit.passage.page else "")
+    terminal.line(
+        Text.assemble(
+            (f"{hit.rank:>2}. ", "bold"), (f"{hit.score:.3f}  ", "cyan"), (path, "bold"), "  ", (place, "dim")
+        )
+    )
+    text = one_line(hit.passage.text)
+    spans = matches(question, text)
+    begin_at, end_at = window(text, spans, SNIPPET_CHARACTERS)
+    snippet = Text(text[begin_at:end_at])
+    for start, end in spans:
+        if start < end_at and end > begin_at:
+            snippet.stylize("bold yellow", max(0, start - begin_at), end - begin_at)
+    terminal.paragraph(Text.assemble("… " if begin_at else "", snippet, " …" if end_at < len(text) else ""))
+    terminal.line()
+
+
+def ask(
+    question: Question,
+    quote: Annotated[
+        bool, typer.Option("--quote", help="Answer with the best sentences of the sources, word for word.")
+    ] = False,
+    history: Annotated[
+        Path | None,
+        typer.Option(
+            "--history",
+            metavar="FILE",
+            help='Conversation so far: JSON [{"role": "user" | "assistant", "content": "…"}, …].',
+            show_default=False,
+        ),
+    ] = None,
+    k: Hits = None,
+    filters: Filters = None,
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", metavar="M", help="GGUF file or OpenVINO folder to answer with.", show_default=False),
+    ] = None,
+    collection: CollectionName = None,
+    workspace: Workspace = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer a question from the documents, with citations."""
+    run = begin(workspace, as_json, flags={"search": {"k": k}, "engine": {"model": model}})
+    question = _question(question)
+    turns = read_history(history) if history else []
+    from app.build import answer_events, engine, open_collection
+    from app.terminal import count
+    from retrieval.filters import parse_filter
+
+    conditions = [parse_filter(text) for text in filters or ()]
+    with open_collection(run.settings, collection) as opened:
+        with run.terminal.progress() as show:
+            show("opening", 0, 0)
+            llm = None if quote else engine(run.settings)
+        answer = _follow(
+            run.terminal,
+            answer_events(run.settings, opened, question, llm=llm, history=turns, filters=conditions),
+        )
+    if as_json:
+        run.terminal.json(answer_as_json(answer))
+        return
+    run.terminal.line(answer.text)
+    for citation in answer.citations:
+        _print_citation(run.terminal, citation)
+    run.terminal.done(f"{_how(answer)} from {count(len(answer.hits), 'passage')}")
+
+
+def _how(answer: Answer) -> str:
+    if answer.refused:
+        return "no answer found"
+    if answer.model == "quote":
+        return "quoted"
+    if answer.model.endswith("+quote"):
+        return f"quoted, since {answer.model.removesuffix('+quote')} wrote nothing that the passages say,"
+    return f"answered by {answer.model}"
+
+
+def _follow(terminal: "Terminal", events: "Iterable[AnswerEvent]") -> Answer:
+    """The finished answer. A person watches it being written; what stays on the screen is the checked one."""
+    from retrieval.answering import Finished, Token
+
+    finished: Answer | None = None
+    text = ""
+    with terminal.draft() as show:
+        for event in events:
+            if isinstance(event, Token):
+                text += event.text
+                show(text)
+            elif isinstance(event, Finished):
+                finished = event.answer
+    if finished is None:
+        raise RuntimeError("the answering stream ended without an answer")
+    return finished
+
+
+def answer_as_json(answer: Answer) -> dict[str, Any]:
+    """The `ask --json` contract; `quote` is exactly the document's text from `start` to `end`."""
+    return {
+        "answer": answer.text,
+        "refused": answer.refused,
+        "citations": [
+            {
+                "n": citation.n,
+                "document": citation.document,
+                "title": citation.title,
+                "page": citation.page,
+                "start": citation.start,
+                "end": citation.end,
+                "quote": citation.quote,
+                "supported": citation.supported,
+            }
+            for citation in answer.citations
+        ],
+        "queries": list(answer.queries),
+        "passages": [hit_as_json(hit) for hit in answer.hits],
+        "model": answer.model,
+        "timings": dict(answer.timings),
+    }
+
+
+def _print_citation(terminal: "Terminal", citation: Citation) -> None:
+    from rich.text import Text
+
+    from app.terminal import one_line
+
+    place = one_line(citation.document) + (f", page {citation.page}" if citation.page else "")
+    title = one_line(citation.title)
+    doubt = {"yes": "", "partly": "  (only partly supported)", "no": "  (not supported by the source)"}
+    terminal.line(
+        Text.assemble(
+            (f"[{citation.n}] ", "bold cyan"),
+            (title, "bold") if title and title != place else "",
+            "  " if title and title != place else "",
+            (place, "dim"),
+            (doubt[citation.supported], "bold red"),
+        )
+    )
+    quoted = one_line(citation.quote)
+    if len(quoted) > SNIPPET_CHARACTERS:
+        quoted = quoted[:SNIPPET_CHARACTERS] + " …"
+    terminal.paragraph(Text(f"“{quoted}”", style="italic"))
+
+
+def read_history(file: Path) -> list[dict[str, str]]:
+    """The turns of a conversation. Raises MissingError, or UsageError that says which turn is not one."""
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(MAX_HISTORY_BYTES + 1)
+    except OSError as error:
+        raise MissingError(f"the history '{file}' cannot be read: {error.strerror}") from error
+    if len(data) > MAX_HISTORY_BYTES:
+        raise UsageError(f"the history '{file}' is larger than {MAX_HISTORY_BYTES // 1000} KB; keep its last turns")
+    try:
+        turns = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"the history '{file}' is not JSON in UTF-8: {error}") from error
+    form = 'a list of {"role": "user" or "assistant", "content": "text"}'
+    if not isinstance(turns, list):
+        raise UsageError(f"the history '{file}' must be {form}; it is a {type(turns).__name__}")
+    for number, turn in enumerate(turns, start=1):
+        if (
+            not isinstance(turn, dict)
+            or set(turn) != {"role", "content"}
+            or turn["role"] not in ("user", "assistant")
+            or not isinstance(turn["content"], str)
+        ):
+            raise UsageError(f"turn {number} of the history '{file}' is not as expected; it must be {form}")
+    return turns

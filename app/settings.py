@@ -1,0 +1,238 @@
+"""The only reader of configuration: fathom.toml in the workspace, FATHOM_* variables, flags → one typed object.
+
+It names no default of a part below: those stand in the part's own dataclass. It knows nothing of what the values do.
+"""
+
+import dataclasses
+import difflib
+import json
+import os
+import tomllib
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from app.workspace import collection_name, default_workspace
+from retrieval.answering import AnswerSettings
+from retrieval.embedding.load import EmbeddingSettings
+from retrieval.errors import MissingError, UsageError
+from retrieval.passages import Mode
+from retrieval.reading.limits import ReadingLimits
+from retrieval.splitting import SplitSettings
+
+FILE_NAME = "fathom.toml"
+MAX_FILE_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True)
+class SearchChoices:
+    """How a search runs. None leaves a choice to the collection's own default."""
+
+    mode: Mode | None = None
+    k: int | None = None
+    """Hits returned."""
+    dense_weight: float | None = None
+    """Share of the dense leg in hybrid fusion, 0 to 1."""
+    depth: int | None = None
+    """Candidates of each leg before fusion."""
+
+    def __post_init__(self) -> None:
+        for name, most in (("k", 1000), ("depth", 10_000)):
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= most:
+                raise UsageError(f"{name} is a number from 1 to {most}; {value} was given")
+        if self.dense_weight is not None and not 0.0 <= self.dense_weight <= 1.0:
+            raise UsageError(f"dense_weight is a share from 0 to 1; {self.dense_weight} was given")
+
+    def per_query(self) -> dict[str, Any]:
+        """What was chosen of the arguments of `Collection.search`."""
+        return {name: value for name in ("mode", "k") if (value := getattr(self, name)) is not None}
+
+    def per_collection(self) -> dict[str, Any]:
+        """What was chosen of the fields of `retrieval.collection.SearchSettings`."""
+        return {name: value for name in ("dense_weight", "depth") if (value := getattr(self, name)) is not None}
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Which model writes answers, and how. None leaves a choice to the engine's own default."""
+
+    name: typing.Literal["embedded"] = "embedded"
+    model: Path | None = None
+    """A GGUF file or a folder exported for OpenVINO; None is the model that comes with Fathom."""
+    threads: int | None = None
+    """CPU threads; 0 leaves it to the runtime."""
+    max_new_tokens: int | None = None
+    """Longest answer, in tokens of the model."""
+    temperature: float | None = None
+    """0 is greedy: the same prompt gives the same answer."""
+    repetition_penalty: float | None = None
+    """1 is none."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("threads", 0), ("max_new_tokens", 1), ("temperature", 0.0), ("repetition_penalty", 1.0)):
+            value = getattr(self, name)
+            if value is not None and not least <= value < float("inf"):
+                raise UsageError(f"{name} is at least {least}; {value} was given")
+
+    def chosen(self) -> dict[str, Any]:
+        """What was chosen of the arguments of the engine's loader, without the model."""
+        names = ("threads", "max_new_tokens", "temperature", "repetition_penalty")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+@dataclass(frozen=True)
+class ChatSettings:
+    """Where the chat page listens."""
+
+    host: str = "127.0.0.1"
+    port: int = 7860
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.port <= 65535:
+            raise UsageError(f"a port is a number from 1 to 65535; {self.port} was given")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a run was told, resolved. Each field but `workspace` is a section of fathom.toml."""
+
+    workspace: Path
+    embedding: EmbeddingSettings = field(default_factory=EmbeddingSettings)
+    splitting: SplitSettings = field(default_factory=SplitSettings)
+    reading: ReadingLimits = field(default_factory=ReadingLimits)
+    search: SearchChoices = field(default_factory=SearchChoices)
+    answer: AnswerSettings = field(default_factory=AnswerSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    chat: ChatSettings = field(default_factory=ChatSettings)
+
+    @property
+    def collections(self) -> Path:
+        """The folder whose sub-folders are the collections."""
+        return self.workspace / "collections"
+
+    @property
+    def cache(self) -> Path:
+        """Where models are kept in the form they run in; safe to delete."""
+        return self.workspace / "cache"
+
+    @property
+    def logs(self) -> Path:
+        """Where tracebacks of unexpected errors go."""
+        return self.workspace / "logs"
+
+    def collection_folder(self, name: str) -> Path:
+        """Folder of the collection `name`. Raises UsageError for a name that cannot be one."""
+        return self.collections / collection_name(name)
+
+
+SECTIONS = tuple(item.name for item in dataclasses.fields(Settings) if item.name != "workspace")
+
+
+def load_settings(
+    workspace: Path | None = None,
+    *,
+    flags: Mapping[str, Mapping[str, Any]] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Settings:
+    """Resolve the settings of one run; later sources win: file, environment, flags (None in a flag means "not given").
+
+    `flags` is {section: {key: value}}. Raises UsageError that names the file or variable, the key and what is expected.
+    """
+    environment = os.environ if environment is None else environment
+    workspace = (workspace.expanduser() if workspace else default_workspace(environment)).absolute()
+    if workspace.exists() and not workspace.is_dir():
+        raise UsageError(f"the workspace {workspace} is a file; give a folder with --workspace")
+    chosen: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    kinds = {name: kind for name, kind in typing.get_type_hints(Settings).items() if name in SECTIONS}
+    file = workspace / FILE_NAME
+    for section, table in _read_file(file).items():
+        _require_known(section, SECTIONS, f"{file}: unknown section")
+        if not isinstance(table, dict):
+            raise UsageError(f"{file}: '{section}' must be a section, written as [{section}]")
+        for key, value in table.items():
+            chosen[section][key] = _from_file(file, section, kinds[section], key, value)
+    for name, text in sorted(environment.items()):
+        section, _, key = name.removeprefix("FATHOM_").lower().partition("_")
+        if name.startswith("FATHOM_") and section in SECTIONS and key:
+            chosen[section][key] = _from_variable(name, kinds[section], key, text)
+    for section, table in (flags or {}).items():
+        chosen[section].update({key: value for key, value in table.items() if value is not None})
+    if "cache" in _keys(kinds["embedding"]):
+        chosen["embedding"].setdefault("cache", workspace / "cache")
+    parts = {section: _build(kinds[section], chosen[section], section) for section in SECTIONS}
+    return Settings(workspace=workspace, **parts)
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise MissingError(f"{file} cannot be read: {error.strerror}; mend or remove it") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise UsageError(f"{file} is larger than {MAX_FILE_BYTES // 1024} KB, which no settings file needs; shorten it")
+    try:
+        return tomllib.loads(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        # The message ends in "(at line 3, column 7)".
+        raise UsageError(f"{file} is not valid TOML: {error}") from error
+    except RecursionError as error:
+        raise UsageError(f"{file} is nested too deeply for a settings file; shorten it") from error
+
+
+def _keys(kind: type) -> tuple[str, ...]:
+    return tuple(item.name for item in dataclasses.fields(kind) if item.init)
+
+
+def _require_known(word: str, known: tuple[str, ...], what: str) -> None:
+    if word in known:
+        return
+    close = difflib.get_close_matches(word, known, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(known)}"
+    raise UsageError(f"{what} '{word[:80]}'; {hint}")
+
+
+def _adapter(kind: type, key: str) -> TypeAdapter[Any]:
+    return TypeAdapter(typing.get_type_hints(kind)[key])
+
+
+def _from_file(file: Path, section: str, kind: type, key: str, value: Any) -> Any:
+    where = f"{file}: [{section}]"
+    _require_known(key, _keys(kind), f"{where} has an unknown key")
+    try:
+        # Strict JSON: a string is a string and a number a number, yet paths and tuples can still be written.
+        return _adapter(kind, key).validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        raise UsageError(f"{where} {key} = {value!r:.80} is not valid: {_reason(error)}") from error
+    except TypeError as error:
+        raise UsageError(f"{where} {key} is a date or time, which no setting takes") from error
+
+
+def _from_variable(name: str, kind: type, key: str, text: str) -> Any:
+    _require_known(key, _keys(kind), f"the environment variable {name} names an unknown setting")
+    try:
+        return _adapter(kind, key).validate_strings(text)
+    except ValidationError as error:
+        raise UsageError(f"the environment variable {name}={text[:80]!r} is not valid: {_reason(error)}") from error
+
+
+def _reason(error: ValidationError) -> str:
+    return "; ".join(dict.fromkeys(item["msg"][:1].lower() + item["msg"][1:] for item in error.errors()))
+
+
+def _build(kind: Any, values: dict[str, Any], section: str) -> Any:
+    try:
+        return kind(**values)
+    except UsageError as error:
+        raise UsageError(f"[{section}] {error}") from error
+    except ValueError as error:
+        raise UsageError(f"[{section}] {error}; correct it in {FILE_NAME} or its FATHOM_ variable") from error
