@@ -14,18 +14,18 @@ from types import TracebackType
 
 import numpy as np
 
-from retrieval.accelerators import Accelerators
-from retrieval.catalogue import Catalogue, DocumentRow
 from retrieval.embedding.embedder import Embedder
 from retrieval.errors import MissingError, UsageError
-from retrieval.file_memory import roots
 from retrieval.filters import Filter
 from retrieval.fingerprint import Fingerprint
 from retrieval.fusion import convex, ranked
 from retrieval.intake import AddReport, Incoming, Intake
-from retrieval.locking import WriterLock
 from retrieval.passages import Document, Hit, Mode, Passage, Scores, Source, Span
 from retrieval.splitting import SplitSettings
+from retrieval.storage.accelerators import Accelerators
+from retrieval.storage.catalogue import Catalogue, DocumentRow
+from retrieval.storage.file_memory import roots
+from retrieval.storage.locking import WriterLock
 
 CATALOGUE = "catalogue.sqlite"
 # Candidates per leg before fusion.

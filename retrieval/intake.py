@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from retrieval.catalogue import Catalogue, NewDocument
 from retrieval.embedding.embedder import Embedder
-from retrieval.file_memory import FileState, put_file_state
 from retrieval.passages import Document, Span
 from retrieval.splitting import SplitSettings, embedding_text, split
+from retrieval.storage.catalogue import Catalogue, NewDocument
+from retrieval.storage.file_memory import FileState, put_file_state
 
 # Passages embedded and saved together: enough to sort by length well, little enough to lose few seconds of work.
 BATCH_PASSAGES = 1024

@@ -11,14 +11,22 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from retrieval.catalogue import DocumentRow
 from retrieval.collection import Collection
 from retrieval.errors import ReadingError, UsageError
-from retrieval.file_memory import FileState, file_states, forget_file_state, path_key, put_file_state, put_root, roots
 from retrieval.intake import Incoming
 from retrieval.passages import Scalar
 from retrieval.reading.folder import Loaded, SourceFile, load, source_file, walk
 from retrieval.reading.reader import READER_VERSION, Reader
+from retrieval.storage.catalogue import DocumentRow
+from retrieval.storage.file_memory import (
+    FileState,
+    file_states,
+    forget_file_state,
+    path_key,
+    put_file_state,
+    put_root,
+    roots,
+)
 
 # A file changed within this time of our look may change again without its times showing it ("racy clean" in git).
 RACY_NS = 2_000_000_000

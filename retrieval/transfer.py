@@ -7,15 +7,15 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from retrieval.catalogue import Catalogue
 from retrieval.collection import CATALOGUE, Collection
-from retrieval.durable import exchange
 from retrieval.embedding.embedder import Embedder
 from retrieval.errors import DamagedError, FathomError, UsageError
-from retrieval.file_memory import file_states, put_file_state, put_root, roots
 from retrieval.intake import Incoming
-from retrieval.schema import connect, in_words
 from retrieval.splitting import SplitSettings
+from retrieval.storage.catalogue import Catalogue
+from retrieval.storage.durable import exchange
+from retrieval.storage.file_memory import file_states, put_file_state, put_root, roots
+from retrieval.storage.schema import connect, in_words
 from retrieval.verifying import verify
 
 Progress = Callable[[str, int, int], None]

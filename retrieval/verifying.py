@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from retrieval.catalogue import Catalogue
 from retrieval.collection import Collection
 from retrieval.errors import DamagedError
-from retrieval.file_memory import forget_file_states_of
-from retrieval.schema import schema_problems
-from retrieval.sealing import seal
+from retrieval.storage.catalogue import Catalogue
+from retrieval.storage.file_memory import forget_file_states_of
+from retrieval.storage.schema import schema_problems
+from retrieval.storage.sealing import seal
 
 Progress = Callable[[str, int, int], None]
 STEP = 2_000

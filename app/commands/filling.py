@@ -112,8 +112,8 @@ class _Sync:
 
     def once(self, reader: "Reader") -> "SyncReport":
         from app.build import open_or_create
-        from retrieval.file_memory import path_key, roots
         from retrieval.reading.limits import MIB
+        from retrieval.storage.file_memory import path_key, roots
         from retrieval.syncing import plan_sync
         from retrieval.syncing import sync as mirror
 

@@ -12,7 +12,7 @@ from app.workspace import DEFAULT_COLLECTION, collection_name
 from retrieval.errors import FathomError, UsageError
 
 if TYPE_CHECKING:
-    from retrieval.catalogue import DocumentRow
+    from retrieval.storage.catalogue import DocumentRow
 
 app = typer.Typer(help="Fill, list and keep collections of documents.", no_args_is_help=True)
 app.command("sync")(filling.sync)

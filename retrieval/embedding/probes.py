@@ -25,7 +25,8 @@ PROBES = (
 MIN_COSINE: dict[Precision, float] = {"fp32": 0.999, "bf16": 0.999, "fp16": 0.999, "int8": 0.98}
 """Least cosine on every probe between two embedders of one space, by precision; int8 only among int8.
 
-Measured for all-MiniLM-L6-v2: see docs/results.md.
+Measured with all-MiniLM-L6-v2: bf16 against fp32 .99998; int8 fitted to other samples .997, the int8 vectors against
+fp32 .987, fitted by another scheme (SmoothQuant .5) .973.
 """
 
 

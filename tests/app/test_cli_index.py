@@ -262,7 +262,7 @@ def test_another_model_is_refused_with_the_command_that_helps(
 
 def test_a_second_writer_hears_who_is_first(fathom: Fathom, shelf: Path, workspace: Path) -> None:
     fathom("index", "sync", str(shelf))
-    from retrieval.locking import WriterLock
+    from retrieval.storage.locking import WriterLock
 
     lock = WriterLock(workspace / "collections" / "default" / "writer.lock", doing="index sync /elsewhere")
     try:
@@ -328,7 +328,7 @@ def test_ctrl_c_in_the_middle_keeps_what_is_finished(
     tmp_path: Path, workspace: Path, environment: dict[str, str]
 ) -> None:
     """As a terminal does it: the signal goes to the command and its child processes alike."""
-    from retrieval.catalogue import Catalogue
+    from retrieval.storage.catalogue import Catalogue
 
     folder = tmp_path / "many"
     folder.mkdir()

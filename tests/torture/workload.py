@@ -13,9 +13,9 @@ from pathlib import Path
 
 from fakes import HashingEmbedder
 
-from retrieval import accelerators
 from retrieval.collection import Collection
 from retrieval.passages import Document
+from retrieval.storage import accelerators
 from retrieval.verifying import verify
 
 NAMES = [f"doc{i}.txt" for i in range(12)]
@@ -139,7 +139,7 @@ def _write_all(descriptor: int, data: bytes) -> None:
 if __name__ == "__main__":
     # workload.py FOLDER SEED STEPS [synchronous]: the traced child of power.py.
     if len(sys.argv) > 4:
-        from retrieval import catalogue, schema
+        from retrieval.storage import catalogue, schema
 
         def weakened(path: Path, *, write: bool, create: bool = False):  # type: ignore[no-untyped-def]
             db = schema.connect(path, write=write, create=create)

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from retrieval.errors import BusyError
-from retrieval.locking import WriterLock
+from retrieval.storage.locking import WriterLock
 
 HOLD = """
 import sys, time, pathlib
-from retrieval.locking import WriterLock
+from retrieval.storage.locking import WriterLock
 lock = WriterLock(pathlib.Path(sys.argv[1]), doing="holding on")
 print("held", flush=True)
 time.sleep(60)
@@ -23,7 +23,7 @@ time.sleep(60)
 @pytest.fixture
 def holder(tmp_path: Path):  # type: ignore[no-untyped-def]
     path = tmp_path / "writer.lock"
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, cwd=root)
     assert process.stdout is not None and process.stdout.readline() == b"held\n"
     yield path, process

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from retrieval.catalogue import Catalogue
-from retrieval.sealing import seal
+from retrieval.storage.catalogue import Catalogue
+from retrieval.storage.sealing import seal
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ import numpy as np
 from retrieval.errors import DamagedError, MissingError
 from retrieval.filters import Filter, where_clause
 from retrieval.passages import Document, Heading, Passage, Scalar, Source, Span
-from retrieval.schema import connect, create_tables, in_words, schema_problems
-from retrieval.sealing import Field, seal
+from retrieval.storage.schema import connect, create_tables, in_words, schema_problems
+from retrieval.storage.sealing import Field, seal
 
 DOCUMENT_COLUMNS = ", ".join(
     "id owner uri title format content_hash root source added_at page_starts headings metadata warnings seal".split()

@@ -16,7 +16,7 @@ import numpy as np
 import tantivy
 
 from retrieval.errors import BusyError, DamagedError, FathomError
-from retrieval.lexical_files import META, count_problem, file_problem, is_segment_file, read_meta, segment_files
+from retrieval.storage.lexical_files import META, count_problem, file_problem, is_segment_file, read_meta, segment_files
 from retrieval.tokenising import query_tokens, tokens
 
 MAX_TERMS = 256

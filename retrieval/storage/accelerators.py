@@ -11,17 +11,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retrieval.catalogue import Catalogue, Change
-from retrieval.durable import exchange, sync_to_disk
 from retrieval.errors import BusyError, DamagedError
-from retrieval.locking import WriterLock
+from retrieval.storage.catalogue import Catalogue, Change
+from retrieval.storage.durable import exchange, sync_to_disk
+from retrieval.storage.locking import WriterLock
 from retrieval.tokenising import TOKENISER_VERSION
 
 # faiss and tantivy take a third of a second to import: listing and status must not pay for them.
 if TYPE_CHECKING:
-    from retrieval.dense import DenseIndex
-    from retrieval.lexical import LexicalEntry, LexicalIndex
-    from retrieval.snapshots import Manifest
+    from retrieval.storage.dense import DenseIndex
+    from retrieval.storage.lexical import LexicalEntry, LexicalIndex
+    from retrieval.storage.snapshots import Manifest
 
 log = logging.getLogger(__name__)
 
@@ -105,14 +105,14 @@ class Accelerators:
         return self._dense
 
     def _manifest(self) -> "Manifest | None":
-        from retrieval.snapshots import Manifest
+        from retrieval.storage.snapshots import Manifest
 
         text = self._catalogue.setting("dense")
         return Manifest(**json.loads(text)) if text else None
 
     def _open_dense(self) -> "DenseIndex":
         """From the newest snapshot; from the catalogue where there is none or it is damaged."""
-        from retrieval.snapshots import load
+        from retrieval.storage.snapshots import load
 
         for _ in range(3):
             manifest = self._manifest()
@@ -128,7 +128,7 @@ class Accelerators:
         return self._rebuild_dense()
 
     def _rebuild_dense(self) -> "DenseIndex":
-        from retrieval.dense import DenseIndex
+        from retrieval.storage.dense import DenseIndex
 
         index = DenseIndex(self._dimension)
         sequence = self._catalogue.sequence()
@@ -188,7 +188,7 @@ class Accelerators:
             ) from error
 
     def _load_lexical(self, *, write: bool) -> "LexicalIndex":
-        from retrieval.lexical import LexicalIndex
+        from retrieval.storage.lexical import LexicalIndex
 
         folder = self._folder / "lexical"
         version = folder / "tokeniser"
@@ -211,7 +211,7 @@ class Accelerators:
 
     def _rebuild_lexical(self) -> "LexicalIndex":
         """Built beside and renamed: half an index must never look like a whole one."""
-        from retrieval.lexical import LexicalIndex
+        from retrieval.storage.lexical import LexicalIndex
 
         fresh, folder = self._folder / "lexical.new", self._folder / "lexical"
         shutil.rmtree(fresh, ignore_errors=True)
@@ -252,7 +252,7 @@ class Accelerators:
             index.apply(added, removed, group[-1].sequence)
 
     def _entries(self, first: int, last: int) -> Iterator["LexicalEntry"]:
-        from retrieval.lexical import LexicalEntry
+        from retrieval.storage.lexical import LexicalEntry
 
         for passage_id, document_id, context, text in self._catalogue.lexical_entries(first, last):
             yield LexicalEntry(passage_id, document_id, f"{context}\n{text}" if context else text)
@@ -296,7 +296,7 @@ class Accelerators:
             self._lexical = self._rebuild_lexical()
 
     def _snapshot(self, index: "DenseIndex") -> None:
-        from retrieval.snapshots import save, sweep
+        from retrieval.storage.snapshots import save, sweep
 
         manifest = save(index, self._folder / "dense")
         with self._catalogue.transaction():
@@ -305,7 +305,7 @@ class Accelerators:
 
     def problems(self) -> list[str]:
         """What is wrong with the caches, in words, without repairing: for `verify`."""
-        from retrieval.snapshots import load
+        from retrieval.storage.snapshots import load
 
         found: list[str] = []
         with self._guard:

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retrieval import snapshots
-from retrieval.dense import RECALL_TARGET, DenseIndex
 from retrieval.errors import DamagedError
+from retrieval.storage import snapshots
+from retrieval.storage.dense import RECALL_TARGET, DenseIndex
 
 DIMENSION = 32
 

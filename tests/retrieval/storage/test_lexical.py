@@ -20,10 +20,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from retrieval.errors import BusyError, DamagedError, FathomError
-from retrieval.lexical import LexicalEntry, LexicalIndex
-from retrieval.lexical_files import file_problem, read_meta
+from retrieval.storage.lexical import LexicalEntry, LexicalIndex
+from retrieval.storage.lexical_files import file_problem, read_meta
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 WORDS = [f"word{i}" for i in range(200)]
 
 
@@ -340,7 +340,7 @@ def test_a_file_taken_away_by_a_writer_is_no_damage(
             os.utime(folder / "meta.json", ns=(1, 1))
         return f"{path.name} is missing"
 
-    monkeypatch.setattr("retrieval.lexical.file_problem", once_gone)
+    monkeypatch.setattr("retrieval.storage.lexical.file_problem", once_gone)
     if changed_meanwhile:
         assert LexicalIndex(folder, write=False).watermark == 3
     else:
@@ -393,7 +393,7 @@ WRITER = textwrap.dedent(
     """
     import sys
     from pathlib import Path
-    from retrieval.lexical import LexicalEntry, LexicalIndex
+    from retrieval.storage.lexical import LexicalEntry, LexicalIndex
     with LexicalIndex(Path(sys.argv[1]), write=True) as index:
         mark = index.watermark
         while True:

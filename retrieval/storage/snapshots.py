@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval.dense import DenseIndex, DenseShape
-from retrieval.durable import sync_to_disk
 from retrieval.errors import DamagedError
+from retrieval.storage.dense import DenseIndex, DenseShape
+from retrieval.storage.durable import sync_to_disk
 
 ARRAYS = ("ids", "documents", "dead")
 
