@@ -67,7 +67,13 @@ def import_collection(source: Path, folder: Path, *, name: str, progress: Progre
     fresh.mkdir(parents=True)
     try:
         shutil.copyfile(source, fresh / CATALOGUE)
-        catalogue = Catalogue(fresh / CATALOGUE, write=True)
+        try:
+            catalogue = Catalogue(fresh / CATALOGUE, write=True)
+        except DamagedError as error:
+            raise DamagedError(
+                f"'{source}' is not an export of this version of Fathom, or it is damaged; name the file that "
+                "`fathom index export` wrote"
+            ) from error
         with catalogue.transaction():
             catalogue.set_setting("name", name)
             # Snapshots are not part of an export.

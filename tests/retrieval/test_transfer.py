@@ -60,7 +60,7 @@ def test_a_tampered_export_is_refused_and_leaves_nothing(exported: Path, tmp_pat
 
 def test_importing_something_else(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("hello " * 1000)
-    with pytest.raises(DamagedError):
+    with pytest.raises(DamagedError, match="is not an export"):
         import_collection(tmp_path / "x.txt", tmp_path / "bad", name="bad")
     with pytest.raises(UsageError, match="is not a file"):
         import_collection(tmp_path / "nothing", tmp_path / "bad", name="bad")
