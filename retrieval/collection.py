@@ -15,7 +15,7 @@ from types import TracebackType
 import numpy as np
 
 from retrieval.embedding.embedder import Embedder
-from retrieval.errors import MissingError, UsageError
+from retrieval.errors import BusyError, MissingError, UsageError
 from retrieval.filters import Filter
 from retrieval.fingerprint import Fingerprint
 from retrieval.fusion import convex, ranked
@@ -128,9 +128,12 @@ class Collection:
                 ):
                     catalogue.set_setting(key, value)
             catalogue.close()
-            if folder.exists():
-                folder.rmdir()
-            fresh.rename(folder)
+            try:
+                if folder.exists():
+                    folder.rmdir()
+                fresh.rename(folder)
+            except OSError as error:
+                raise BusyError(f"'{folder}' was made by another process just now; run the command again") from error
         except BaseException:
             shutil.rmtree(fresh, ignore_errors=True)
             raise

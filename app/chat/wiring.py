@@ -43,9 +43,9 @@ class Shelf:
         """Raises what opening raises, MissingError for one that is gone."""
         with self._guard:
             opened = self._open.get(name)
-            if opened is not None and opened.catalogue.path.exists():
+            if opened is not None and not opened.replaced:
                 return opened
-            if opened is not None:  # deleted under us; made again, it is another one
+            if opened is not None:  # deleted, imported or re-embedded under us
                 del self._open[name]
                 opened.close()
             self._open[name] = build.open_collection(self._settings, name, load=self._load)
@@ -87,18 +87,8 @@ def parts_of(settings: "Settings", shelf: Shelf) -> Parts:
         question: str, *, collection: str, quote: bool, k: int, history: Sequence[Message], stop: threading.Event
     ) -> Iterator[AnswerEvent]:
         opened = shelf.collection(collection)
-        chosen = settings.search.per_query()
-        return answer_stream(
-            question,
-            collection=opened,
-            llm=None if quote else engine.model,
-            mode="quote" if quote else "generate",
-            k=k,
-            history=history,
-            embedder=opened.embedder(),
-            stop=stop,
-            **({"search_mode": chosen["mode"]} if "mode" in chosen else {}),
-        )
+        llm = None if quote else engine.model
+        return build.answer_events(settings, opened, question, llm=llm, k=k, history=history, stop=stop)
 
     default_k = settings.search.k or int(inspect.signature(answer_stream).parameters["k"].default)
     return Parts(collections=shelf.names, titles=shelf.titles, answer=answer, engine=engine, default_k=default_k)
