@@ -18,7 +18,7 @@ from retrieval.embedding.embedder import Embedder
 from retrieval.errors import BusyError, MissingError, UsageError
 from retrieval.filters import Filter
 from retrieval.fingerprint import Fingerprint
-from retrieval.fusion import convex, ranked
+from retrieval.fusion import convex, dense_share, ranked
 from retrieval.intake import AddReport, Incoming, Intake
 from retrieval.passages import Document, Hit, Mode, Passage, Scores, Source, Span
 from retrieval.splitting import SplitSettings
@@ -38,10 +38,11 @@ Progress = Callable[[str, int, int], None]
 class SearchSettings:
     """How hits are found and joined.
 
-    `dense_weight` is the share of the dense leg in the convex combination, 0 to 1.
+    `dense_weight` is the prior weight of the dense leg, 0 to 1; each query then weighs both legs by how well they tell
+    their candidates apart (retrieval/fusion.py).
     """
 
-    dense_weight: float = 0.5
+    dense_weight: float = 0.75
     depth: int = DEPTH
 
 
@@ -282,10 +283,11 @@ class Collection:
             clock.lap("lexical")
         fused: dict[int, float] = {}
         if mode == "hybrid":
+            share = dense_share(dense, lexical, self.settings.dense_weight)
             # What one leg found, the other scores too: "not among its first 100" is not "score 0" (SciFact +.01).
             dense.update(self.accelerators.score_dense(vector, [i for i in lexical if i not in dense]))
             lexical.update(self.accelerators.score_lexical(query, [i for i in dense if i not in lexical]))
-            fused = convex(dense, lexical, self.settings.dense_weight)
+            fused = convex(dense, lexical, share)
         clock.lap("fuse")
         best = ranked(fused or dense or lexical, k)
         hits = self._hits(best, dense, lexical, fused)

@@ -16,7 +16,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from retrieval.embedding.no_telemetry import refuse_telemetry
 from retrieval.errors import BusyError, FathomError
+
+# Before the first import of OpenVINO, which reports home otherwise.
+refuse_telemetry()
 
 if TYPE_CHECKING:
     import openvino_genai

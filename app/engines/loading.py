@@ -15,7 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.engines.gguf import read_header
+from retrieval.embedding.no_telemetry import refuse_telemetry
 from retrieval.errors import DamagedError, FathomError, MissingError
+
+# Before the first import of OpenVINO, which reports home otherwise.
+refuse_telemetry()
 
 if TYPE_CHECKING:
     import openvino_genai

@@ -1,8 +1,11 @@
 """The embedded engine on its real model: text, streaming, stop, limits, hostile content."""
 
 import asyncio
+import os
 import shutil
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -40,6 +43,9 @@ def llm(cache: Path) -> Iterator[EmbeddedLLM]:
     engine = load_embedded(cache=cache, max_new_tokens=24)
     yield engine
     engine.close()
+
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def user(text: str) -> list[ChatMessage]:
@@ -284,3 +290,19 @@ def test_llama_index_engines_run_on_it(llm: EmbeddedLLM, collection: Collection)
         chat = kind.from_defaults(retriever=retriever, llm=llm)
         assert len(str(chat.chat("What causes tides?"))) > 3
         assert "".join(chat.stream_chat("And which phase of the moon?").response_gen)
+
+
+def test_loading_the_engine_reports_nothing_home() -> None:
+    """OpenVINO sends an event when it is imported; a fresh process shows whether anything tried to connect."""
+    script = (
+        "import sys\n"
+        "sys.addaudithook(lambda event, args: print(event) if event.startswith('socket.') else None)\n"
+        "import app.engines.generating, app.engines.loading\n"
+        "import openvino, openvino_genai\n"
+        "print('telemetry', sys.modules.get('openvino_telemetry'))\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "CI"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT, env=environment
+    )
+    assert done.stdout.splitlines() == ["telemetry None"]

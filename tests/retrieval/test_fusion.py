@@ -2,7 +2,7 @@
 
 import pytest
 
-from retrieval.fusion import convex, from_zero, ranked, reciprocal_rank
+from retrieval.fusion import convex, dense_share, from_zero, ranked, reciprocal_rank, spread
 
 
 def test_scaling_keeps_zero() -> None:
@@ -22,6 +22,18 @@ def test_convex_of_one_leg_keeps_its_order() -> None:
 def test_a_leg_that_cannot_tell_passages_apart_does_not_reorder_the_other() -> None:
     noise = {1: 0.601, 2: 0.602, 3: 0.603}
     assert [key for key, _ in ranked(convex(noise, {1: 9.0, 2: 6.0, 3: 3.0}, 0.5), 3)] == [1, 2, 3]
+
+
+def test_spread() -> None:
+    assert spread({1: 4.0, 2: 2.0, 3: 0.0}) == pytest.approx(0.5)
+    assert spread({1: 3.0, 2: 3.0}) == spread({}) == spread({1: -1.0}) == 0.0
+
+
+def test_a_leg_counts_by_how_well_it_tells_its_candidates_apart() -> None:
+    sharp, flat = {1: 1.0, 2: 0.2}, {1: 0.61, 2: 0.60}
+    assert dense_share(sharp, sharp, 0.75) == pytest.approx(0.75)
+    assert dense_share(flat, sharp, 0.75) < 0.1 < 0.95 < dense_share(sharp, flat, 0.75)
+    assert dense_share(flat, {}, 0.75) == 1.0 and dense_share({1: 1.0}, {1: 1.0}, 0.75) == 0.75
 
 
 def test_reciprocal_rank_honours_weights_and_counts_from_one() -> None:
