@@ -1,6 +1,6 @@
 """Test collections in, one table of retrieval quality out: each leg, the hybrid, averages, the stock pipeline beside.
 
-Run as `python -m eval.speed quality DATA` and `python -m eval.speed second-half DATA`.
+Run as `python -m eval.speed quality` and `python -m eval.speed second-half`.
 """
 
 import json
@@ -94,7 +94,7 @@ def measure_sets(
     figures.append(Figure("hybrid over each set's better leg, on average", sum(gains) / len(gains), "nDCG@10"))
     return Measurement(
         name="quality",
-        command=f"python -m eval.speed quality {data.name}",
+        command="python -m eval.speed quality",
         figures=tuple(figures),
         details={
             "reports": {name: {p: report.to_json() for p, report in by.items()} for name, by in reports.items()},
@@ -140,7 +140,7 @@ def measure_second_half(
         figures.append(Figure(f"second-half questions, {source}, MRR@10, stock default", stock["RR@10"].mean, ""))
     return Measurement(
         name=f"second-half-{source}",
-        command=f"python -m eval.speed second-half {source}",
+        command=f"python -m eval.speed second-half --sources {source}",
         figures=tuple(figures),
         details=details,
     )

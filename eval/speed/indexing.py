@@ -105,7 +105,7 @@ def measure_quality(
             figures.append(Figure(f"{dataset.name} nDCG@10 lost by {precision}", lost, "", QUALITY_TARGETS[precision]))
     return Measurement(
         name="precision",
-        command=f"python -m eval.speed precision {dataset}",
+        command="python -m eval.speed precision",
         figures=tuple(figures),
         details=details,
     )

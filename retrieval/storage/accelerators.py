@@ -152,7 +152,12 @@ class Accelerators:
             if self._lexical is None:
                 self._lexical = self._open_lexical()
             elif self._write:
-                self._catch_up(self._lexical)
+                try:
+                    self._catch_up(self._lexical)
+                except DamagedError as error:
+                    log.warning("%s; it is made again from the catalogue", error)
+                    self._lexical.close()
+                    self._lexical = self._rebuild_lexical()
             else:
                 try:
                     self._lexical.refresh()
@@ -206,7 +211,12 @@ class Accelerators:
         except DamagedError as error:
             log.info("%s; it is made again from the catalogue", error)
             return self._rebuild_lexical()
-        self._catch_up(index)
+        try:
+            self._catch_up(index)
+        except DamagedError as error:
+            log.warning("%s; it is made again from the catalogue", error)
+            index.close()
+            return self._rebuild_lexical()
         return index
 
     def _rebuild_lexical(self) -> "LexicalIndex":

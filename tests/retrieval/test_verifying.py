@@ -84,6 +84,21 @@ def test_lost_caches_are_made_again(folder: Path) -> None:
         assert verify(collection).problems == []
 
 
+def test_a_writer_whose_word_index_is_damaged_under_it_makes_it_again(folder: Path) -> None:
+    with Collection.open(folder, embedder=HashingEmbedder, write=True) as collection:
+        collection.search("diesel", mode="lexical")
+        index = collection.accelerators._lexical
+        assert index is not None
+
+        def broken(*_: object) -> None:
+            raise DamagedError("what a merge may leave")
+
+        index.apply = broken  # type: ignore[method-assign]
+        collection.add(five_documents()[1:2])
+        assert collection.search("flour", mode="lexical").hits[0].source.uri == "bread.txt"
+        assert verify(collection).problems == []
+
+
 def test_flipped_bits_are_never_silent(folder: Path, tmp_path: Path) -> None:
     """Either something is reported, or every answer is what it was. The long loop is `make torture`."""
     questions = ["full moon tides", "diesel torque", "绿茶水温", "长城"]

@@ -92,8 +92,11 @@ def check(folder: Path, state: State, under_way: State) -> tuple[list[str], Stat
     """(what is wrong, versions found). Opens as a writer first, as the next command of a user would."""
     problems: list[str] = []
     with Collection.open(folder, embedder=embedder, write=True, doing="checking") as collection:
-        # A cache in doubt is made again at its first use; after that everything must be in order.
-        collection.accelerators.follow()
+        # A cache in doubt is made again at its first use; after that everything must be in order. Twice, because
+        # tantivy merges when it is closed, and what a merge leaves is looked at when it is opened again.
+        for _ in range(2):
+            collection.accelerators.follow()
+            collection.accelerators.close()
         problems += verify(collection).problems
         found: State = {}
         rows = collection.documents()
