@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -79,6 +80,7 @@ class Collection:
         self._load_embedder = embedder
         self._embedder: Embedder | None = None
         self._embedder_guard = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
         text = catalogue.setting("fingerprint")
         if text is None:
             raise MissingError(
@@ -181,6 +183,9 @@ class Collection:
 
     def close(self) -> None:
         """Close; a writer first stores a snapshot if enough has changed."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
         try:
             if self._lock is not None:
                 self.accelerators.save()
@@ -273,14 +278,16 @@ class Collection:
         dense: dict[int, float] = {}
         lexical: dict[int, float] = {}
         vector = None
+        # Words need no vector: that leg runs while the query is embedded (both leave Python's lock alone).
+        words = None if mode == "dense" else self._legs().submit(self._search_words, query, depth, documents)
         if mode != "lexical":
             vector = self.embedder().embed_queries([query])[0]
             clock.lap("embed")
             dense = dict(self.accelerators.search_dense(vector, depth, documents))
             clock.lap("dense")
-        if mode != "dense":
-            lexical = dict(self.accelerators.search_lexical(query, depth, documents))
-            clock.lap("lexical")
+        if words is not None:
+            lexical, clock.milliseconds["lexical"] = words.result()
+            clock.lap("waiting")
         fused: dict[int, float] = {}
         if mode == "hybrid":
             share = dense_share(dense, lexical, self.settings.dense_weight)
@@ -293,6 +300,19 @@ class Collection:
         hits = self._hits(best, dense, lexical, fused)
         clock.lap("fetch")
         return SearchResult(hits, clock.milliseconds)
+
+    def _search_words(self, query: str, depth: int, documents: set[int] | None) -> tuple[dict[int, float], float]:
+        """(BM25 by passage, milliseconds)."""
+        clock = _Clock()
+        found = dict(self.accelerators.search_lexical(query, depth, documents))
+        clock.lap("lexical")
+        return found, clock.milliseconds["lexical"]
+
+    def _legs(self) -> ThreadPoolExecutor:
+        with self._embedder_guard:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="words")
+            return self._pool
 
     def _hits(
         self,
