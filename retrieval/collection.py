@@ -16,7 +16,7 @@ from types import TracebackType
 import numpy as np
 
 from retrieval.embedding.embedder import Embedder
-from retrieval.errors import BusyError, MissingError, UsageError
+from retrieval.errors import BusyError, DamagedError, MissingError, UsageError
 from retrieval.filters import Filter
 from retrieval.fingerprint import Fingerprint
 from retrieval.fusion import convex, dense_share, ranked
@@ -324,11 +324,17 @@ class Collection:
         passages = self.catalogue.passages([key for key, _ in best])
         sources = self.catalogue.sources(passage.document_id for passage in passages.values())
         hits: list[Hit] = []
+        lost = [key for key, _ in best if key not in passages or passages[key].document_id not in sources]
+        # Removed between the search and now: never show it. But a row that no one removed must not just be missing.
+        if lost and (missing := self.accelerators.expected(lost)):
+            raise DamagedError(
+                f"passage {missing[0]} of '{self.name}' cannot be found in its catalogue any more; run "
+                "`fathom index verify --repair`, then sync again, or restore the collection with `fathom index import`"
+            )
         for key, score in best:
-            passage = passages.get(key)
-            # Removed between the search and now: never show it.
-            if passage is None or passage.document_id not in sources:
+            if key in lost:
                 continue
+            passage = passages[key]
             scores = Scores(dense.get(key), lexical.get(key), fused.get(key))
             hits.append(Hit(len(hits) + 1, score, passage, sources[passage.document_id], scores))
         return tuple(hits)

@@ -73,6 +73,10 @@ class _Audit:
     def _counters(self, db: sqlite3.Connection) -> None:
         noted = json.loads(self.catalogue.setting("high_water") or "{}")
         found = dict(db.execute("SELECT name, seq FROM sqlite_sequence"))
+        live = self.catalogue.live()
+        if live is not None and live != self.catalogue.counts():
+            found_counts = self.catalogue.counts()
+            self.problems.append(f"catalogue: {found_counts} documents and passages can be reached of {live} written")
         if noted != found:
             self.problems.append("catalogue: the id counters are not what was written; ids might be given twice")
 
@@ -173,6 +177,7 @@ def _repair(collection: Collection, audit: _Audit, report: VerifyReport) -> None
                 catalogue.delete(document_id)
                 forget_file_states_of(catalogue, str(uri))
                 report.lost.append(str(uri))
+            catalogue.recount()
         report.repaired.append(f"{len(audit.bad_documents)} damaged documents removed; sync again to restore them")
     collection.accelerators.rebuild()
     report.repaired.append("dense and lexical index made again from the catalogue")

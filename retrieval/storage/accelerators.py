@@ -75,6 +75,12 @@ class Accelerators:
         with self._guard:
             return self._current_dense().score(query, ids)
 
+    def expected(self, ids: list[int]) -> list[int]:
+        """Those of `ids` that the change log says are there."""
+        with self._guard:
+            index = self._current_dense()
+            return [i for i in ids if i in index]
+
     def search_lexical(self, query: str, k: int, documents: set[int] | None) -> list[tuple[int, float]]:
         """See LexicalIndex.search."""
         return self._current_lexical().search(query, k, documents=documents)
@@ -136,6 +142,12 @@ class Accelerators:
         for low in range(1, last + 1, REBUILD_STEP):
             index.add(*self._catalogue.vectors(low, min(last, low + REBUILD_STEP - 1)))
             self._report("vectors", min(last, low + REBUILD_STEP - 1), last)
+        live = self._catalogue.live()
+        if live is not None and len(index) != live[1] and self._catalogue.sequence() == sequence:
+            raise DamagedError(
+                f"the catalogue of '{self._folder.name}' shows {len(index)} passages of {live[1]}: some rows cannot be "
+                "reached; run `fathom index verify` and restore the collection"
+            )
         index.sequence = sequence
         return index.compact() if index.needs_training() else index
 

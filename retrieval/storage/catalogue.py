@@ -76,6 +76,7 @@ class Catalogue:
         self._local = threading.local()
         self._readers: list[sqlite3.Connection] = []
         self._guard = threading.Lock()
+        self._live = [0, 0]
         self._writer = connect(path, write=True, create=create) if write or create else None
         try:
             if create:
@@ -118,6 +119,7 @@ class Catalogue:
             db.execute("BEGIN IMMEDIATE")
             self._local.writing = True
             try:
+                self._live = list(self.live() or self.counts())
                 yield
                 self._note_high_water(db)
                 db.execute("COMMIT")
@@ -166,6 +168,20 @@ class Catalogue:
         # sqlite_sequence has no seal; this copy shows a counter that was turned back, which would reuse ids.
         rows = dict(db.execute("SELECT name, seq FROM sqlite_sequence").fetchall())
         self.set_setting("high_water", json.dumps(rows, sort_keys=True))
+        self.set_setting("live", json.dumps(self._live))
+
+    def recount(self) -> None:
+        """Inside a transaction of a repair: what can be reached now is what there is."""
+        self._live = list(self.counts())
+
+    def live(self) -> tuple[int, int] | None:
+        """(documents, passages) there should be, as the writer counted them.
+
+        A flipped bit in a page that only links other pages hides rows whose own seals are in order; only a count made
+        elsewhere shows it.
+        """
+        text = self.setting("live")
+        return tuple(json.loads(text)) if text else None
 
     # -- writing (inside a transaction) ----------------------------------------------------------------------------
 
@@ -204,6 +220,8 @@ class Catalogue:
         for key, value in metadata.items():
             self.execute("INSERT OR IGNORE INTO facts VALUES (?,?,?)", (key, value, document_id))
         first, last = self._put_passages(document_id, new)
+        self._live[0] += 1
+        self._live[1] += len(new.spans)
         self._log("add", document_id, first, last)
         return document_id, replaced
 
@@ -236,11 +254,13 @@ class Catalogue:
 
     def delete(self, document_id: int) -> None:
         """Remove a document with everything of it, and log the removal."""
-        first, last = self.reader.execute(
-            "SELECT coalesce(min(id), 0), coalesce(max(id), -1) FROM passages WHERE document_id = ?",
+        first, last, count = self.reader.execute(
+            "SELECT coalesce(min(id), 0), coalesce(max(id), -1), count(*) FROM passages WHERE document_id = ?",
             (document_id,),
         ).fetchone()
         self.execute("DELETE FROM documents WHERE id = ?", (document_id,))
+        self._live[0] -= 1
+        self._live[1] -= int(count)
         self._log("remove", document_id, int(first), int(last))
 
     def _log(self, kind: str, document_id: int, first: int, last: int) -> None:

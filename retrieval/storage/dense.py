@@ -58,6 +58,10 @@ class DenseIndex:
     def __len__(self) -> int:
         return self._count - self._dead_count
 
+    def __contains__(self, passage_id: int) -> bool:
+        position = int(np.searchsorted(self._ids[: self._count], passage_id))
+        return position < self._count and self._ids[position] == passage_id and not self._dead[position]
+
     @property
     def dead(self) -> int:
         """Rows that are deleted but still take room."""

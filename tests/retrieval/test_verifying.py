@@ -66,6 +66,15 @@ def test_a_damaged_passage_is_refused_not_served(folder: Path) -> None:
             collection.search("full moon tides", mode="lexical")
 
 
+@pytest.mark.parametrize("mode", ["lexical", "dense", "hybrid"])
+def test_a_row_that_cannot_be_reached_is_not_just_missing(folder: Path, mode: str) -> None:
+    """What a flipped bit in a linking page does: the row is gone, every other row is in order."""
+    damage(folder, "DELETE FROM passages WHERE id = 1")
+    with Collection.open(folder, embedder=HashingEmbedder) as collection:
+        with pytest.raises(DamagedError, match="cannot be (found|reached)"):
+            collection.search("full moon tides", mode=mode)  # type: ignore[arg-type]
+
+
 def test_repair_removes_what_is_damaged_and_names_it(folder: Path) -> None:
     damage(folder, CASES["passage text"])
     with Collection.open(folder, embedder=HashingEmbedder, write=True) as collection:
