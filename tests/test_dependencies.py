@@ -108,7 +108,7 @@ def test_an_undeclared_import_is_found_wherever_it_stands() -> None:
     source = "import os, numpy as np\nfrom retrieval import passages\ndef f():\n    from playwright.sync_api import x\n"
     assert third_party_imports(source) == {"numpy", "playwright"}
     assert undeclared({"numpy", "playwright"}, {"numpy"}) == {"playwright"}
-    assert undeclared({"docx", "nowhere_at_all"}, {"python-docx"}) == {"nowhere_at_all"}
+    assert undeclared({"yaml", "nowhere_at_all"}, {"pyyaml"}) == {"nowhere_at_all"}
 
 
 def test_every_needed_distribution_has_one_exact_pin_and_nothing_else_has() -> None:

@@ -154,7 +154,15 @@ class Accelerators:
     def _replay(self, index: "DenseIndex") -> None:
         for change in self._catalogue.changes_since(index.sequence):
             if change.kind == "add":
-                index.add(*self._catalogue.vectors(change.first, change.last))
+                ids, documents, vectors = self._catalogue.vectors(change.first, change.last)
+                # None at all is a document that was removed since; some of them is rows that a damaged page hides.
+                whole = len(ids) == change.last - change.first + 1
+                if not whole and (len(ids) or self._catalogue.sources([change.document_id])):
+                    raise DamagedError(
+                        f"passages of document {change.document_id} in '{self._folder.name}' cannot be reached; run "
+                        "`fathom index verify --repair`, then sync again"
+                    )
+                index.add(ids, documents, vectors)
             else:
                 index.remove(change.first, change.last)
             index.sequence = change.sequence

@@ -166,7 +166,7 @@ def test_the_context_has_whole_passages_within_its_budget_and_no_copies(collecti
 def test_history_is_shown_and_searched_with(shelf: Collection) -> None:
     llm = ScriptedLLM(reply="Knead the dough well.")
     history = [{"role": "user", "content": "How is bread made?"}, {"role": "assistant", "content": "With yeast [1]."}]
-    found = answer("And then?", collection=shelf, llm=llm, history=history, k=2)
+    found = answer("And then?", collection=shelf, llm=llm, history=history, k=2, search_mode="lexical")
     assert found.queries == ("And then?", "How is bread made? And then?")
     assert "bread.txt" in {hit.source.uri for hit in found.hits}
     assert [str(m.content) for m in llm._shown[1:3]] == ["How is bread made?", "With yeast ."]
