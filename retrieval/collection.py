@@ -19,7 +19,7 @@ from retrieval.embedding.embedder import Embedder
 from retrieval.errors import BusyError, DamagedError, MissingError, UsageError
 from retrieval.filters import Filter
 from retrieval.fingerprint import Fingerprint
-from retrieval.fusion import convex, dense_share, ranked
+from retrieval.fusion import convex, dense_share, ranked, undecided
 from retrieval.intake import AddReport, Incoming, Intake
 from retrieval.passages import Document, Hit, Mode, Passage, Scores, Source, Span
 from retrieval.splitting import SplitSettings
@@ -293,7 +293,9 @@ class Collection:
             share = dense_share(dense, lexical, self.settings.dense_weight)
             # What one leg found, the other scores too: "not among its first 100" is not "score 0" (SciFact +.01).
             dense.update(self.accelerators.score_dense(vector, [i for i in lexical if i not in dense]))
-            lexical.update(self.accelerators.score_lexical(query, [i for i in dense if i not in lexical]))
+            unseen = min(lexical.values()) if len(lexical) >= depth else 0.0
+            open_ones = undecided(dense, lexical, share, k, unseen)
+            lexical.update(self.accelerators.score_lexical(query, open_ones))
             fused = convex(dense, lexical, share)
         clock.lap("fuse")
         best = ranked(fused or dense or lexical, k)

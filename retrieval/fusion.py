@@ -42,6 +42,21 @@ def dense_share(dense: Mapping[int, float], lexical: Mapping[int, float], prior:
     return weight / (weight + other) if weight + other > 0.0 else prior
 
 
+def undecided(
+    dense: Mapping[int, float], lexical: Mapping[int, float], share: float, k: int, unseen: float
+) -> list[int]:
+    """Passages without a lexical score that could still be among the k best of `convex`; no other needs to be scored.
+
+    `unseen` is the highest lexical score that a passage outside `lexical` can have: the last one of a full list.
+    """
+    if not lexical or unseen <= 0.0:
+        return []
+    least = convex(dense, lexical, share)
+    threshold = ranked(least, k)[-1][1] if len(least) > k else 0.0
+    gain = (1.0 - share) * unseen / max(lexical.values())
+    return [key for key in dense if key not in lexical and least[key] + gain >= threshold]
+
+
 def reciprocal_rank(
     lists: Sequence[Sequence[int]], *, weights: Sequence[float] | None = None, k: float = 10.0
 ) -> dict[int, float]:

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from torture.kills import in_child, read_lines
-from torture.workload import State, check, churn, create, speak_to, state_after
+from torture.kills import checked, in_child, read_lines
+from torture.workload import churn, create, speak_to, state_after
 
 from retrieval.collection import Collection
 from retrieval.errors import BusyError, FathomError
@@ -72,22 +72,8 @@ def _one_full_disk(place: Path, sentences: set[str], seed: int) -> list[str]:
     state, under_way = state_after(lines, {})
     subprocess.run(["mount", "-o", "remount,size=64m", str(place)], check=True)
     hog.unlink(missing_ok=True)
-    found, _ = _checked(place / "torture", state, under_way)
+    found, _ = checked(place / "torture", state, under_way)
     return problems + found
-
-
-def _checked(folder: Path, state: State, under_way: State) -> tuple[list[str], State]:
-    def examine(out: int) -> None:
-        found, versions = check(folder, state, under_way)
-        speak_to(out)({"problems": found, "found": versions})
-
-    pid, pipe = in_child(examine)
-    (report,) = read_lines(pipe) or [{"error": "the check died"}]
-    os.close(pipe)
-    os.waitpid(pid, 0)
-    if "error" in report:
-        return [str(report["error"])], state
-    return list(report["problems"]), dict(report["found"])  # type: ignore[call-overload]
 
 
 def rival_writers(folder: Path, pairs: int) -> dict[str, object]:
@@ -150,7 +136,7 @@ def failing_calls(folder: Path, every: int = 7, limit: int = 400, seed: int = 3)
             runs += 1
             hit += done.returncode != 0
             state, under_way = state_after(lines, {})
-            found, _ = _checked(place / "torture", state, under_way)
+            found, _ = checked(place / "torture", state, under_way)
             problems += [f"{fault} at {number}: {problem}" for problem in found]
             if done.returncode == 0 and number > 50:
                 # The run makes fewer calls of this kind than that.

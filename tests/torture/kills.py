@@ -64,6 +64,13 @@ def one_kill(folder: Path, state: State, seed: int) -> tuple[list[str], State, i
     os.waitpid(pid, 0)
     problems = [str(line["error"]) for line in lines if "error" in line]
     state, under_way = state_after(lines, state)
+    found, state = checked(folder, state, under_way)
+    acknowledged = sum("done" in line for line in lines)
+    return problems + found, state, acknowledged
+
+
+def checked(folder: Path, state: State, under_way: State) -> tuple[list[str], State]:
+    """`check` in a child of its own: (problems, versions found)."""
 
     def examine(out: int) -> None:
         found, versions = check(folder, state, under_way)
@@ -74,9 +81,8 @@ def one_kill(folder: Path, state: State, seed: int) -> tuple[list[str], State, i
     os.close(pipe)
     os.waitpid(pid, 0)
     if "error" in report:
-        return [*problems, str(report["error"])], state, 0
-    acknowledged = sum("done" in line for line in lines)
-    return problems + list(report["problems"]), dict(report["found"]), acknowledged  # type: ignore[call-overload]
+        return [str(report["error"])], state
+    return list(report["problems"]), dict(report["found"])  # type: ignore[call-overload]
 
 
 def kills(folder: Path, count: int, seed: int = 1) -> dict[str, object]:
