@@ -280,10 +280,10 @@ def test_a_question_is_answered_with_its_sources(nice: Server, tab: Any) -> None
     seen.ask("And in Chinese?")
     assert seen.page.locator(".turn").count() == 2 and seen.page.locator(".turn[open]").count() == 1
     seen.page.locator(".answer a.cite").first.click()  # an older answer: its folded sources open
-    assert seen.page.locator(".turn[open]").count() == 2
+    seen.page.wait_for_function("document.querySelectorAll('.turn[open]').length === 2", timeout=PATIENCE)
     seen.page.click("#clear")
     seen.page.wait_for_selector("#messages .answer", state="detached", timeout=PATIENCE)
-    assert seen.page.locator(".source").count() == 0
+    seen.page.wait_for_function("document.querySelectorAll('.source').length === 0", timeout=PATIENCE)
     seen.assert_innocent()
 
 
