@@ -225,9 +225,11 @@ def test_stopping_is_said_in_one_sentence(tmp_path: Path, sent: signal.Signals, 
             time.sleep(0.05)
     try:
         process.send_signal(sent)
-        out, err = process.communicate(timeout=60)
+        time.sleep(0.5)
     finally:
+        # A signal that comes just before the blocking read is noticed only after it: the end of the pipe ends the read.
         os.close(writer)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == code
     assert err == "fathom: stopped; everything finished so far is kept\n"
     assert out == ""
