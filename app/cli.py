@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from app.commands import answer, index, machine, measure, page
+from app.commands import answer, index, machine, page
+from app.commands.evaluation import group as evaluation
 from app.failures import CLOSED_PIPE, STOPPED, TERMINATED, describe, option_of
 from app.workspace import default_workspace
 
@@ -126,7 +127,7 @@ app.add_typer(index.app, name="index")
 app.command("search")(answer.search)
 app.command("ask")(answer.ask)
 app.command("chat")(page.chat)
-app.add_typer(measure.app, name="eval")
+app.add_typer(evaluation.app, name="eval")
 app.command("doctor")(machine.doctor)
 
 

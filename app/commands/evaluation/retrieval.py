@@ -9,16 +9,8 @@ from app.commands.options import AsJson, Workspace, begin
 from retrieval.errors import UsageError
 from retrieval.passages import Mode
 
-app = typer.Typer(help="Measure retrieval on a dataset with known answers.", no_args_is_help=True)
 
-
-@app.callback()
-def _group() -> None:
-    """Keeps `retrieval` a word of its own: typer folds a group of one command into the group."""
-
-
-@app.command("retrieval")
-def eval_retrieval(
+def command(
     dataset: Annotated[
         Path, typer.Argument(metavar="DATASET", help="Folder of corpus, queries and relevance judgements.")
     ],

@@ -1,0 +1,1 @@
+"""The commands of `fathom eval`, one file each."""
