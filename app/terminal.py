@@ -202,7 +202,8 @@ class Terminal:
                 for other in [name for name in tasks if name != word and drawn.tasks[tasks[name]].total is None]:
                     drawn.update(tasks.pop(other), visible=False)
                 if word not in tasks:
-                    tasks[word] = drawn.add_task(word, total=total or None)
+                    # What was done before a stop took no time now: the time left must not be reckoned with it.
+                    tasks[word] = drawn.add_task(word, total=total or None, completed=done)
                 drawn.update(tasks[word], completed=done, total=total or None)
 
             yield show

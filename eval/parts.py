@@ -77,6 +77,11 @@ class Tools:
     search: "SearchSettings | None" = None
     splitting: "SplitSettings | None" = None
     answer: "AnswerSettings | None" = None
+    identity: Callable[..., Any] = field(default=lambda topic, *words: None)
+    """(topic, words of the part) → what decides results there, with hashes of the models behind words, ready for JSON.
+
+    A run is continued only where all of it is as it was. Topics are those of `eval.plans.TOPICS`.
+    """
 
 
 @dataclass(frozen=True)
@@ -87,12 +92,17 @@ class Prepared:
     a hash of its content), and `described` says for people what will be done. `run` does all items that the folder's
     `done()` does not hold yet, appends a record for each, and returns what is no per-item figure (curves, tables,
     versions of models and prompts), ready for JSON. It is handed done items again through `done()` only.
+    `relies_on` names topics of `Tools.identity`; None is what `eval.suites.KINDS` says of the kind. `follows` is an
+    earlier part of the same run whose records are this part's items, `most` of them where that is not None.
     """
 
     items: int
     data: Mapping[str, str]
     described: str
     run: Callable[["PartFolder", Progress], Mapping[str, Any]]
+    relies_on: tuple[str, ...] | None = None
+    follows: str | None = None
+    most: int | None = None
 
 
 class Part(Protocol):
@@ -106,65 +116,118 @@ class Part(Protocol):
 
 
 class PartFolder:
-    """`records.jsonl` and the files beside it. Appending is safe from several threads."""
+    """`records.jsonl` and the files beside it. Appending is safe from several threads of the one process that writes.
+
+    Raises DamagedError for a line that is no record.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
-        self._records = path / "records.jsonl"
-        self._done = self._read()
-
-    def _read(self) -> dict[str, Record]:
-        """The records so far; half a line at the end, which a kill leaves, is cut off."""
-        try:
-            data = self._records.read_bytes()
-        except FileNotFoundError:
-            return {}
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
-            os.truncate(self._records, whole)
-        done: dict[str, Record] = {}
-        for number, line in enumerate(data[:whole].splitlines(), 1):
-            try:
-                record = json.loads(line)
-                done[record["id"]] = record
-            except (ValueError, KeyError, TypeError) as error:
-                raise DamagedError(
-                    f"{self._records}, line {number}: not a record; remove the run or the line"
-                ) from error
-        return done
+        self._file = path / "records.jsonl"
+        self._records, self._size = _read(self._file)
+        # Read back at the first question only: encoding is what an item costs, decoding would double it.
+        self._unread: dict[str, bytes] = {}
+        self._descriptor = -1
 
     def done(self) -> dict[str, Record]:
         """Finished records by id, in the order they were finished; a later line with an id replaces an earlier one."""
-        with self._lock:
-            return {key: record for key, record in self._done.items() if not record.get("error")}
+        return {key: record for key, record in self.all().items() if not record.get("error")}
 
     def all(self) -> dict[str, Record]:
         """As `done`, with the items that ended in an error."""
         with self._lock:
-            return dict(self._done)
+            for key, line in self._unread.items():
+                self._records.pop(key, None)
+                self._records[key] = json.loads(line)
+            self._unread.clear()
+            return dict(self._records)
 
     def append(self, record: Record) -> None:
-        """Write one record. NaN and infinities become None, which JSON can hold and readers count."""
-        line = json.dumps(_finite(record), ensure_ascii=False, allow_nan=False)
-        # Line separators that are no newline to JSON but are to str.splitlines would break a reader's count.
-        data = (
-            line.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029").replace("\x85", "\\u0085") + "\n"
-        ).encode()
+        """Write one record. NaN and infinities become None, which JSON can hold and readers count.
+
+        Raises OSError when it cannot be written; what was written before stays whole.
+        """
+        data = _encoded(record)
         with self._lock:
-            with self._records.open("ab") as stream:
-                stream.write(data)
-            self._done[record["id"]] = json.loads(data)
+            if self._descriptor < 0:
+                self._descriptor = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            # At the end of the last whole line: half a line, left by a kill or a full disk, is cut off first.
+            if os.fstat(self._descriptor).st_size != self._size:
+                os.ftruncate(self._descriptor, self._size)
+            written = 0
+            while written < len(data):
+                written += os.pwrite(self._descriptor, data[written:], self._size + written)
+            self._size += len(data)
+            self._unread.pop(record["id"], None)
+            self._unread[record["id"]] = data
+
+    def close(self) -> None:
+        """Make what was written durable. The folder may be used again."""
+        with self._lock:
+            if self._descriptor >= 0:
+                os.fsync(self._descriptor)
+                os.close(self._descriptor)
+                self._descriptor = -1
+
+    def __del__(self) -> None:
+        if getattr(self, "_descriptor", -1) >= 0:
+            os.close(self._descriptor)
 
 
-def _finite(value: Any) -> Any:
+def read_records(path: Path) -> dict[str, Record]:
+    """Records of a part's folder by id, those with errors included, without touching it: it may be written to now.
+
+    Raises DamagedError.
+    """
+    return _read(path / "records.jsonl")[0]
+
+
+def _read(file: Path) -> tuple[dict[str, Record], int]:
+    """The records and how many bytes their lines take; a last line without its end, which a kill leaves, is none."""
+    records: dict[str, Record] = {}
+    size = 0
+    try:
+        stream = file.open("rb")
+    except FileNotFoundError:
+        return records, size
+    with stream:
+        for number, line in enumerate(stream, 1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                record = json.loads(line)
+                key = record["id"]
+                records.pop(key, None)
+                records[key] = record
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise DamagedError(f"{file}, line {number}: not a record; remove the line or the run") from error
+            size += len(line)
+    return records, size
+
+
+def _encoded(record: Record) -> bytes:
+    try:
+        line = json.dumps(record, ensure_ascii=False, allow_nan=False)
+    except (ValueError, TypeError):
+        line = json.dumps(finite(record), ensure_ascii=False, allow_nan=False)
+    # Line separators that are no newline to JSON but are to str.splitlines would break a reader's count.
+    line = line.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029").replace("\x85", "\\u0085")
+    try:
+        return line.encode() + b"\n"
+    except UnicodeEncodeError:  # half a surrogate pair, out of a file name or a model, is no UTF-8 but can be escaped
+        return json.dumps(json.loads(line)).encode() + b"\n"
+
+
+def finite(value: Any) -> Any:
+    """`value` as JSON can hold it: NaN and infinities are None, arrays and tuples lists, keys texts."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     if hasattr(value, "tolist"):  # NumPy scalars and arrays
-        return _finite(value.tolist())
+        return finite(value.tolist())
     return value

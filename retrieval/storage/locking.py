@@ -17,8 +17,11 @@ class WriterLock:
     than our own files: nobody opens the catalogue for writing without it.
     """
 
-    def __init__(self, path: Path, *, doing: str, wait: float = 0.0) -> None:
-        """Acquire. `wait` is in seconds; raises BusyError naming the holder when it runs out."""
+    def __init__(self, path: Path, *, doing: str, wait: float = 0.0, guarded: str | None = None) -> None:
+        """Acquire. `wait` is in seconds; raises BusyError naming the holder when it runs out.
+
+        `guarded` says what is locked where that is no collection, and then no option to wait either.
+        """
         self._path = path
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         deadline = time.monotonic() + wait
@@ -30,10 +33,9 @@ class WriterLock:
                 if time.monotonic() >= deadline:
                     holder = self._holder()
                     os.close(self._fd)
-                    raise BusyError(
-                        f"the collection '{path.parent.name}' is being changed by {holder}; "
-                        "try again when it has finished, or add --wait SECONDS"
-                    ) from None
+                    what = guarded or f"the collection '{path.parent.name}'"
+                    remedy = "try again when it has finished" + ("" if guarded else ", or add --wait SECONDS")
+                    raise BusyError(f"{what} is being changed by {holder}; {remedy}") from None
                 time.sleep(min(0.05, max(0.0, deadline - time.monotonic())))
         text = json.dumps({"pid": os.getpid(), "doing": doing, "since": time.strftime("%Y-%m-%d %H:%M:%S")})
         try:

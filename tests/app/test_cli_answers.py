@@ -153,25 +153,6 @@ def test_histories_are_read(tmp_path: Path) -> None:
         read_history(tmp_path / "none.json")
 
 
-def test_a_dataset_is_measured(fathom: Fathom, tmp_path: Path) -> None:
-    folder = tmp_path / "dataset"
-    (folder / "qrels").mkdir(parents=True)
-    corpus = [{"_id": name, "title": "", "text": text} for name, text in TEXTS.items()]
-    queries = [{"_id": "q1", "text": "membrane hours"}, {"_id": "q2", "text": "酒精擦拭"}]
-    (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, corpus)))
-    (folder / "queries.jsonl").write_text("\n".join(map(json.dumps, queries)))
-    rows = "query-id\tcorpus-id\tscore\nq1\tpump.md\t1\nq2\t离心机.txt\t1\n"
-    (folder / "qrels" / "test.tsv").write_text(rows, encoding="utf-8")
-    reports = json.loads(fathom("eval", "retrieval", str(folder), "--json").stdout)
-    assert [report["run"]["pipeline"] for report in reports] == ["lexical", "dense", "hybrid"]
-    assert reports[0]["metrics"]["nDCG@10"] == 1.0
-    shown = fathom("eval", "retrieval", str(folder), "--mode", "lexical").stdout.splitlines()
-    assert shown[0] == "measure\tlexical"
-    assert "nDCG@10\t1.000 (1.000–1.000)" in shown
-    fathom("eval", "retrieval", str(folder / "none"), code=2)
-    fathom("eval", "retrieval", str(folder), "--split", "none", code=2)
-
-
 def test_the_json_of_an_answer_is_the_contract(fathom: Fathom, tmp_path: Path) -> None:
     answer = json.loads(fathom("ask", "After how many hours is the membrane replaced?", "--quote", "--json").stdout)
     assert list(answer) == ["answer", "refused", "citations", "queries", "passages", "model", "timings"]

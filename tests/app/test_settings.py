@@ -1,12 +1,13 @@
 """File, environment, flags: later wins; whatever is not understood is refused with its place and its name."""
 
-from dataclasses import fields
+import json
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.settings import MAX_FILE_BYTES, SECTIONS, Settings, load_settings
+from app.settings import MAX_FILE_BYTES, SECTIONS, EngineSettings, Settings, load_settings
 from app.workspace import collection_name, default_workspace
 from retrieval.embedding.load import EmbeddingSettings
 from retrieval.errors import MissingError, UsageError
@@ -72,6 +73,11 @@ WRONG = {
     "a date": ("[search]\nk = 2020-01-01", ["[search] k", "date"]),
     "out of range": ("[search]\nk = 0", ["[search]", "from 1 to 1000", "0"]),
     "share above 1": ("[search]\ndense_weight = 1.5", ["dense_weight", "from 0 to 1"]),
+    "engine without an address": ('[engine]\nname = "server"', ["[engine]", "needs an address", "http://"]),
+    "engine of two kinds": ('[engine]\nname = "embedded"\nurl = "http://h/v1"', ["[engine]", "address of a server"]),
+    "no such engine": ('[engine]\nname = "cloud"', ["[engine] name", "embedded", "server"]),
+    "no time at all": ("[engine]\ntotal_seconds = 0", ["total_seconds is at least 0.1"]),
+    "key in a file": ('[engine]\napi_key = "sk-1"', ["[engine] api_key", "FATHOM_ENGINE_API_KEY in the environment"]),
     "port": ("[chat]\nport = 99999", ["[chat]", "65535"]),
     "not TOML": ("[search\nk = 1", ["fathom.toml", "not valid TOML", "line 1"]),
     "twice": ("[search]\nk = 1\nk = 2\n[chat]", ["not valid TOML", "line 3"]),
@@ -88,6 +94,32 @@ def test_a_wrong_file_is_refused_with_place_and_name(tmp_path: Path, case: str) 
         resolve(tmp_path, toml)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_an_address_makes_the_engine_a_server(tmp_path: Path) -> None:
+    assert resolve(tmp_path).engine.name == "embedded"
+    variables = {"FATHOM_ENGINE_URL": "http://127.0.0.1:8000/v1", "FATHOM_ENGINE_MODEL": "org/model"}
+    engine = resolve(tmp_path, "[engine]\nthreads = 2\nconcurrency = 9\nqueue_seconds = 5", variables).engine
+    assert (engine.name, engine.model) == ("server", Path("org/model"))
+    assert engine.chosen() == {"concurrency": 9} and engine.chosen_limits() == {"queue": 5.0}
+    assert resolve(tmp_path, "[engine]\nthreads = 2\nconcurrency = 9").engine.chosen() == {"threads": 2}
+
+
+def test_the_key_of_a_server_is_shown_nowhere(tmp_path: Path) -> None:
+    settings = resolve(tmp_path, "", {"FATHOM_ENGINE_API_KEY": "sk-secret", "FATHOM_ENGINE_URL": "http://h/v1"})
+    assert settings.engine.api_key is not None and settings.engine.api_key.get_secret_value() == "sk-secret"
+    shown = f"{settings} {settings.engine.api_key} {asdict(settings)} {json.dumps(asdict(settings), default=str)}"
+    assert "sk-secret" not in shown
+    with pytest.raises(UsageError) as caught:
+        resolve(tmp_path, '[engine]\napi_key = "sk-secret"')
+    assert "sk-secret" not in str(caught.value)
+
+
+def test_time_limits_are_those_the_engines_have() -> None:
+    from app.engines.generating import TimeLimits
+
+    chosen = EngineSettings(queue_seconds=1, first_token_seconds=2, total_seconds=3).chosen_limits()
+    assert TimeLimits(**chosen) == TimeLimits(1, 2, 3)
 
 
 def test_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:

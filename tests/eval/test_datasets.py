@@ -45,6 +45,9 @@ def test_beir_form(beir):
     assert dataset.queries == {"q1": "最大的动物"}
     assert dataset.qrels == {"q1": {"d1": 2}}
     assert dataset.queries_without_relevant == 1  # q2 is judged, but nothing is relevant to it
+    assert dataset.queries_without_judgements == 1  # q3
+    assert dataset.cluster("q1") == "d1"
+    assert {Path(name).name for name in dataset.data} == {"corpus.jsonl.gz", "queries.jsonl", "test.tsv"}
 
 
 def test_a_split_is_chosen_by_name_and_trec_judgements_are_read(beir):
@@ -134,8 +137,46 @@ BROKEN = {
     "a list": (lambda f: (f / "queries.jsonl").write_text("[1]\n"), "json", "list"),
     "latin-1": (lambda f: (f / "queries.jsonl").write_bytes(b'{"_id": "q1", "text": "caf\xe9"}'), "encoding", "UTF-8"),
     "no text": (lambda f: (f / "queries.jsonl").write_text('{"_id": "q1"}\n'), "field", "lacks 'text'"),
-    "no query": (lambda f: (f / "queries.jsonl").write_text(""), "unknown-query", "'q1'"),
-    "unknown document": (lambda f: (f / "qrels" / "test.tsv").write_text("q1\td9\t1\n"), "unknown-document", "'d9'"),
+    "no query": (lambda f: (f / "queries.jsonl").write_text(""), "unknown-query", "line 2: .*'q1'"),
+    "unknown document": (
+        lambda f: (f / "qrels" / "test.tsv").write_text("q1\td1\t1\nq1\td9\t1\nq2\td8\t1\n"),
+        "unknown-document",
+        "line 2: .*'d9'.*2 are missing",
+    ),
+    "unknown query": (
+        lambda f: (f / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq7\td1\t1\n"),
+        "unknown-query",
+        "line 2: .*'q7'.* queries.jsonl",
+    ),
+    "half a grade": (lambda f: (f / "qrels" / "test.tsv").write_text("q1\td1\t0.5\n"), "qrels", "'0.5' is not a whole"),
+    "two grades": (
+        lambda f: (f / "qrels" / "test.tsv").write_text("q1\td1\t1\nq1\td1\t2\n"),
+        "qrels",
+        "line 2 gives .* grade 2, line 1 gave 1",
+    ),
+    "no judgement": (
+        lambda f: (f / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n"),
+        "qrels",
+        "no judg",
+    ),
+    "query twice": (
+        lambda f: (f / "queries.jsonl").write_text('{"_id": "q1", "text": "x"}\n\n{"_id": "q1", "text": "y"}\n'),
+        "duplicate-id",
+        "line 3: the query id 'q1' occurs twice .first in line 1",
+    ),
+    "blank query": (
+        lambda f: (f / "queries.jsonl").write_text('{"_id": "q2", "text": "x"}\n{"_id": "q1", "text": " "}\n'),
+        "empty",
+        "line 2: the judged query 'q1' has no text",
+    ),
+    "text is a number": (
+        lambda f: (f / "queries.jsonl").write_text('{"_id": "q1", "text": 7}\n'),
+        "field",
+        "line 1: 'text' is a int",
+    ),
+    "id is a list": (lambda f: (f / "queries.jsonl").write_text('{"_id": [], "text": "x"}\n'), "field", "not an id"),
+    "nested": (lambda f: (f / "queries.jsonl").write_text("[" * 100_000 + "\n"), "json", "line 1"),
+    "empty corpus": (lambda f: write_lines(f / "corpus.jsonl.gz", []), "empty", "no document"),
     "grade": (lambda f: (f / "qrels" / "test.tsv").write_text("q1\td1\tyes\n"), "qrels", "line 1"),
     "columns": (lambda f: (f / "qrels" / "test.tsv").write_text("q1\t1\n"), "qrels", "line 1"),
 }
@@ -160,11 +201,62 @@ def test_a_folder_that_is_no_collection(tmp_path):
     with pytest.raises(UsageError, match="none"):
         load_dataset(tmp_path)
     (tmp_path / "qrels" / "test.tsv").write_text("q\td\t1\n")
-    with pytest.raises(FathomError, match=r"lacks corpus\.jsonl"):
+    with pytest.raises(FathomError, match=r"lacks queries\.jsonl"):
+        load_dataset(tmp_path)
+
+
+def test_without_judgements_the_message_says_what_is_missing(beir):
+    for path in (beir / "qrels").iterdir():
+        path.unlink()
+    (beir / "qrels").rmdir()
+    with pytest.raises(UsageError, match=r"relevance judgements \(qrels/\*\.tsv"):
+        load_dataset(beir)
+
+
+def test_judgements_without_anything_relevant_cannot_be_measured(beir):
+    (beir / "qrels" / "test.tsv").write_text("q2\td1\t0\n")
+    with pytest.raises(UsageError, match="no query with a relevant document"):
+        load_dataset(beir)
+
+
+def test_ids_with_blanks_and_half_characters(beir):
+    write_lines(
+        beir / "corpus.jsonl.gz", [{"_id": "my report.pdf", "title": None, "text": "a"}, {"_id": 7, "text": "b"}]
+    )
+    (beir / "queries.jsonl").write_text('{"_id": "q 1", "text": "half \\ud800 character"}\n')
+    (beir / "qrels" / "test.tsv").write_text("q 1\tmy report.pdf\t1\nq 1\t7\t-1\n")
+    dataset = load_dataset(beir)
+    assert dataset.qrels == {"q 1": {"my report.pdf": 1, "7": -1}}
+    assert dataset.queries["q 1"] == "half \ufffd character"
+
+
+def test_a_question_holding_its_contexts_makes_one_document_of_them(tmp_path):
+    write_lines(
+        tmp_path / "qa.jsonl",
+        [
+            {"id": "1", "split": "dev", "question": "Does it?", "contexts": ["One.", "Two."], "answers": ["yes"]},
+            {"id": "2", "split": "dev", "question": "Is it?", "contexts": ["Three."], "answers": ["no"]},
+        ],
+    )
+    dataset = load_dataset(tmp_path)
+    assert [(document.id, document.text) for document in dataset.documents] == [
+        ("1-context", "One.\n\nTwo."),
+        ("2-context", "Three."),
+    ]
+    assert (dataset.form, dict(dataset.qrels)) == ("contexts", {"1": {"1-context": 1}, "2": {"2-context": 1}})
+    assert load_dataset(tmp_path, split="dev").split == "dev"
+    with pytest.raises(UsageError, match="'test'.*dev"):
+        load_dataset(tmp_path, split="test")
+
+
+def test_answers_to_contexts_that_lie_elsewhere_are_no_corpus(tmp_path):
+    write_lines(tmp_path / "qa.jsonl", [{"id": "1", "question": "x", "context_id": "c", "answers": ["y"]}])
+    with pytest.raises(UsageError, match=r"corpus\.jsonl"):
         load_dataset(tmp_path)
 
 
 COUNTS = {
+    "pubmedqa": (500, 500),
     "scifact": (5_183, 300),
     "cranfield": (1_400, 225),
     "cosqa": (6_267, 500),

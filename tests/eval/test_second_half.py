@@ -1,6 +1,6 @@
 """Known-item questions come from second halves, are unique, and are sentences."""
 
-from eval.datasets import CorpusDocument
+from eval.corpora import CorpusDocument
 from eval.second_half import MIN_CHARACTERS, second_half_questions
 
 

@@ -1,0 +1,343 @@
+"""The commands of `fathom eval` → measured parts: which class stands behind which word, the run's folder, the table.
+
+It measures nothing itself and knows no kind of part.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from app.build import embedder, open_collection, search_settings
+from app.commands.evaluation.options import Ended
+from app.commands.options import Run
+from app.failures import DONE_WITH_ERRORS
+from app.settings import Settings
+from app.terminal import count, seconds
+from retrieval.errors import FathomError, UsageError
+
+if TYPE_CHECKING:
+    from llama_index.core.llms import LLM
+
+    from eval.language_models import LanguageModel
+    from eval.parts import Part, Reranker, Rewriter, Tools
+    from eval.plans import Plan
+    from eval.runs import PartResult, RunResult
+    from eval.suites import Suite
+    from retrieval.collection import Collection
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What every measuring command may be told about its run; see app/commands/evaluation/options.py."""
+
+    run: str | None = None
+    fresh: bool = False
+    dry_run: bool = False
+    seed: int = 0
+
+
+def runs_folder(settings: Settings) -> Path:
+    """Where the runs of the workspace lie."""
+    return settings.workspace / "runs"
+
+
+def run_folder(settings: Settings, word: str) -> Path:
+    """The folder of a run: its name in the workspace, a path to it, or `latest`. Raises UsageError."""
+    from eval.plans import manifests
+    from eval.run_folder import MANIFEST
+
+    runs = runs_folder(settings)
+    found = [folder for folder, _ in manifests(runs)]
+    if word == "latest" and found:
+        return found[0]
+    for folder in (runs / word, Path(word).expanduser()):
+        if (folder / MANIFEST).is_file():
+            return folder
+    some = ", ".join(folder.name for folder in found[:5]) + (" …" if len(found) > 5 else "")
+    there = f"the newest are {some}" if found else f"there is none in {runs} yet"
+    raise UsageError(f"no run '{word[:200]}': give a name, a folder, or 'latest' ({there})")
+
+
+def tools(settings: Settings) -> "Tools":
+    """Everything a part may ask for, as the settings say; each thing is loaded at its first use and once."""
+    from eval.parts import Tools
+
+    load = embedder(settings)
+
+    @cache
+    def llm(name: str | None) -> "LLM":
+        from app.build import engine_named
+
+        return engine_named(settings, name)
+
+    @cache
+    def reranker(name: str | None) -> "Reranker":
+        from retrieval.reranking import load_cross_encoder
+
+        if name is None:
+            raise UsageError("no reranker is named; give the name or folder of a cross-encoder")
+        return load_cross_encoder(name)
+
+    @cache
+    def rewriter(name: str | None) -> "Rewriter":
+        from retrieval.rewriting import rewriter_named
+
+        return rewriter_named(name, llm)
+
+    @cache
+    def language_model(name: str | None) -> "LanguageModel":
+        from eval.language_models import load_language_model
+
+        return load_language_model(name, cache=settings.cache)
+
+    @cache
+    def collection(name: str) -> "Collection":
+        return open_collection(settings, name, load=load)
+
+    return Tools(
+        cache=settings.cache / "evaluation",
+        embedder=load,
+        llm=llm,
+        language_model=language_model,
+        reranker=reranker,
+        rewriter=rewriter,
+        collection=collection,
+        search=search_settings(settings),
+        splitting=settings.splitting,
+        answer=settings.answer,
+        identity=_identity(settings),
+    )
+
+
+def _identity(settings: Settings) -> Callable[..., Any]:
+    """See `Tools.identity`. Threads, devices and time limits are left out: they change figures by rounding at most."""
+
+    def embedding() -> dict[str, Any]:
+        names = ("model", "precision", "query_prefix", "passage_prefix")
+        found = {name: getattr(settings.embedding, name) for name in names}
+        return found | {"weights": reranker(settings.embedding.model)}
+
+    def splitting() -> dict[str, Any]:
+        from retrieval.splitting import SPLITTER_VERSION
+
+        return asdict(settings.splitting) | {"version": SPLITTER_VERSION}
+
+    def search() -> dict[str, Any]:
+        from retrieval.tokenising import TOKENISER_VERSION
+
+        return asdict(search_settings(settings)) | settings.search.per_query() | {"tokeniser": TOKENISER_VERSION}
+
+    def engine(*words: str | None) -> dict[str, Any]:
+        word = next((word for word in words if word), None)
+        ours = settings.engine
+        if word is None or word == "server":
+            url, model = ours.url, ours.model
+        elif word == "embedded":
+            url, model = None, None if ours.url else ours.model
+        else:  # as in app.build.engine_named: an address, or a file or folder
+            url, model = (word, None) if "://" in word else (None, Path(word))
+        names = ("max_new_tokens", "temperature", "repetition_penalty")  # the key is none of them
+        found: dict[str, Any] = {name: getattr(ours, name) for name in names}
+        if url is not None:
+            return found | {"url": url, "model": model and model.as_posix()}
+        from app.engines.loading import packaged_model
+
+        return found | {"weights": model_hash((model or packaged_model()).expanduser())}
+
+    def rewriter(word: str | None = None) -> dict[str, Any] | None:
+        return None if word in (None, "none", "previous") else engine(word)
+
+    def reranker(name: str | None = None) -> str | None:
+        from retrieval.embedding.model_files import find_model, weights_hash
+
+        if name is None:
+            return None
+        return weights_hash(find_model(name, download=settings.embedding.download), settings.embedding.cache_folder())
+
+    def language_model(name: str | None = None, adapter: str | None = None) -> dict[str, Any]:
+        from eval.language_models import locate
+        from retrieval.embedding.model_files import ModelFiles, weights_hash
+
+        place = locate(name, adapter)
+        weights = weights_hash(ModelFiles(place.name, place.folder, place.files), settings.embedding.cache_folder())
+        return {"weights": weights, "adapter": model_hash(place.adapter) if place.adapter else None}
+
+    topics: dict[str, Callable[..., Any]] = {
+        "embedding": embedding,
+        "splitting": splitting,
+        "search": search,
+        "answer": lambda: asdict(settings.answer),
+        "engine": engine,
+        "rewriter": rewriter,
+        "reranker": reranker,
+        "language_model": language_model,
+    }
+
+    @cache
+    def identity(topic: str, *words: str | None) -> Any:
+        return topics[topic](*words)
+
+    return identity
+
+
+def model_hash(path: Path) -> str:
+    """SHA-256 (hex) of a model's file, or over the names and hashes of the files in its folder. Raises UsageError."""
+    import hashlib
+
+    from retrieval.embedding.stored import file_hash
+
+    try:
+        if path.is_file():
+            return file_hash(path)
+        whole = hashlib.sha256()
+        for file in sorted(path.iterdir()):
+            if file.is_file():
+                whole.update(f"{file.name}\0{file_hash(file)}\n".encode("utf-8", "surrogateescape"))
+        return whole.hexdigest()
+    except OSError as error:
+        raise UsageError(f"the model {path} cannot be read: {error.strerror}") from error
+
+
+def measure(run: Run, kind: str, name: str, part: "Part", options: RunOptions) -> "PartResult | None":
+    """Measure one part in a run of its own and return its result; None after a dry run, which is printed here.
+
+    Raises FathomError where the part gave up; what it finished is kept and the same command goes on with it.
+    """
+    from eval.suites import suite_of_one
+
+    suite = suite_of_one(kind, name, part, seed=options.seed)
+    result = measure_suite(run, suite, options, label=f"{kind}-{suite.name}")
+    if result is None:
+        return None
+    (outcome,) = result.parts.values()
+    if outcome.error:
+        raise FathomError(outcome.error)
+    return outcome
+
+
+def measure_suite(run: Run, suite: "Suite", options: RunOptions, *, label: str) -> "RunResult | None":
+    """Run what is not done yet of a suite; None after a dry run. A run that is finished is read and not repeated."""
+    from eval.plans import choose_place, make_plan
+    from eval.run_folder import read_manifest
+    from eval.runs import execute, read_run
+
+    at_hand = tools(run.settings)
+    with run.terminal.progress() as show:
+        show("checking", 0, 0)
+        plan = make_plan(suite, at_hand)
+        place = choose_place(plan, runs_folder(run.settings), label=label, run=options.run, fresh=options.fresh)
+        if not options.dry_run and place.found != "finished":
+            if place.found == "unfinished":
+                run.terminal.note(f"going on with {place.folder}; what is finished there is kept (--fresh begins anew)")
+            return execute(suite, place.folder, at_hand, show, plan=plan, replace=place.found == "replaced")
+    if options.dry_run:
+        _print_plan(run, plan, place.folder, place.found)
+        return None
+    measured = read_manifest(place.folder)["finished"]
+    run.terminal.note(f"measured already on {measured}; --fresh measures again")
+    return read_run(place.folder)
+
+
+def _print_plan(run: Run, plan: "Plan", folder: Path, found: str) -> None:
+    if run.terminal.as_json:
+        run.terminal.json(
+            {
+                "folder": str(folder),
+                "found": found,
+                "config_hash": plan.config_hash,
+                "seed": plan.suite.seed,
+                "parts": plan.facts,
+                "skipped": plan.skipped,
+            }
+        )
+        return
+    rows = [[name, fact["kind"], f"{fact['items']:,}", fact["described"]] for name, fact in plan.facts.items()]
+    rows += [[name, plan.suite.kinds[name], "–", f"skipped: {why}"] for name, why in plan.skipped.items()]
+    run.terminal.table(("part", "kind", "items", "what would be done"), rows, right=(2,))
+    run.terminal.line()
+    files = {file: digest for fact in plan.facts.values() for file, digest in fact["data"].items()}
+    run.terminal.table(("SHA-256", "data"), [[digest[:16], file] for file, digest in files.items()])
+    words = {"new": "would be made", "replaced": "would be replaced", "finished": "is finished already"}
+    run.terminal.note(f"{folder} {words.get(found, 'would be continued')}; nothing was written")
+
+
+def show(run: Run, result: "PartResult", *, extra_json: Mapping[str, Any] | None = None) -> None:
+    """Print a part's result: measure, value, 95 % interval, n; then where the run lies. Or the same as JSON.
+
+    When items ended in errors the command exits with 3, after everything else that it prints.
+    """
+    folder = result.folder.parent.parent
+    if result.errors:
+        Ended.code = DONE_WITH_ERRORS
+    if run.terminal.as_json:
+        run.terminal.json(result_json(result) | dict(extra_json or {}))
+        return
+    from eval.measures import format_value, in_order
+
+    rows = []
+    for metric in in_order(result.kind, tuple(result.estimates)):
+        estimate = result.estimates[metric]
+        rows.append(
+            [
+                metric,
+                format_value(metric, estimate.value),
+                interval(metric, estimate.low, estimate.high),
+                f"{estimate.n:,}",
+                f"{estimate.missing:,}" if estimate.missing else "",
+            ]
+        )
+    missing = any(row[-1] for row in rows)
+    headings = ("measure", "value", "95 % interval", "n", "missing")
+    width = len(headings) if missing else len(headings) - 1
+    run.terminal.table(headings[:width], [row[:width] for row in rows], right=(1, 2, 3, 4))
+    if result.timings:
+        run.terminal.line()
+        timed = [
+            [stage, *(f"{figures[name]:,.1f}" for name in ("p50", "p90", "p99", "mean"))]
+            for stage, figures in result.timings.items()
+        ]
+        run.terminal.table(("time, ms", "p50", "p90", "p99", "mean"), timed, right=(1, 2, 3, 4))
+    if result.errors:
+        first = next(record for record in result.records.values() if record.get("error"))
+        run.terminal.note(
+            f"{result.errors:,} of {count(result.items, 'item')} ended in an error and will be tried again by the same "
+            f"command; the first, {first['id']}: {first['error']}"
+        )
+    run.terminal.note(f"run: {folder}")
+    # Not the time of this command, which may only have read what is measured already.
+    done = count(len(result.records) - result.errors, "item")
+    run.terminal.note(f"{done} of {result.name} measured in {seconds(result.seconds)}", style="dim")
+
+
+def result_json(result: "PartResult") -> dict[str, Any]:
+    """What `--json` of a command that measures one thing prints."""
+    from eval.run_folder import read_manifest
+
+    folder = result.folder.parent.parent
+    manifest = read_manifest(folder)
+    figures = result.figures()
+    figures.pop("kind")
+    return {
+        **figures,
+        "run": {
+            "folder": str(folder),
+            "kind": result.kind,
+            "name": result.name,
+            "settings": result.settings,
+            "data": result.data,
+            "seed": manifest["seed"],
+            "config_hash": manifest["config_hash"],
+            "environment": manifest["environment"],
+            "started": manifest["started"],
+            "finished": manifest["finished"],
+        },
+    }
+
+
+def interval(metric: str, low: float | None, high: float | None) -> str:
+    """ "0.612–0.689", or "–" where there is none."""
+    from eval.measures import format_value
+
+    return "–" if low is None or high is None else f"{format_value(metric, low)}–{format_value(metric, high)}"

@@ -1,0 +1,87 @@
+"""Which engine stands behind which word, and who gets to see the key."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.build import engine_named
+from app.settings import Settings, load_settings
+from retrieval.errors import MissingError, UsageError
+
+URL = "http://127.0.0.1:8000/v1"
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, dict[str, Any]]]:
+    """What the loaders of the engines were called with, (first argument, the others); no model is loaded."""
+    calls: list[tuple[Any, dict[str, Any]]] = []
+
+    def note(first: Any = None, **others: Any) -> str:
+        calls.append((first, others))
+        return "engine"
+
+    monkeypatch.setattr("app.engines.server.load_server", note)
+    monkeypatch.setattr("app.engines.embedded.load_embedded", note)
+    return calls
+
+
+def settings(workspace: Path, **variables: str) -> Settings:
+    return load_settings(
+        workspace, environment={f"FATHOM_ENGINE_{name.upper()}": text for name, text in variables.items()}
+    )
+
+
+def test_no_word_is_the_engine_of_the_settings(asked: list[Any], tmp_path: Path) -> None:
+    engine_named(settings(tmp_path, threads="2", max_new_tokens="9", total_seconds="7"), None)
+    first, others = asked.pop()
+    assert first is None and (others["threads"], others["max_new_tokens"], others["limits"].total) == (2, 9, 7.0)
+    assert others["cache"] == tmp_path / "cache"
+    ours = settings(tmp_path, url=URL, model="org/base", api_key="sk-1", max_new_tokens="9", concurrency="3")
+    for word in (None, "server"):
+        engine_named(ours, word)
+        assert asked.pop() == (URL, {"model": "org/base", "api_key": "sk-1", "max_new_tokens": 9, "concurrency": 3})
+
+
+def test_a_word_replaces_the_model_and_leaves_the_rest(asked: list[Any], tmp_path: Path) -> None:
+    ours = settings(tmp_path, url=URL, model="base", max_new_tokens="9", threads="2")
+    engine_named(ours, "embedded")
+    assert asked.pop() == (None, {"cache": tmp_path / "cache", "max_new_tokens": 9, "threads": 2})
+    for path in (tmp_path, tmp_path / "m.gguf"):
+        engine_named(ours, str(path))
+        assert asked.pop()[0] == path
+    engine_named(ours, f"{URL}#tides-v1")
+    assert asked.pop() == (URL, {"model": "tides-v1", "api_key": None, "max_new_tokens": 9})
+    engine_named(settings(tmp_path, model="/m.gguf"), "embedded")
+    assert asked.pop()[0] == Path("/m.gguf")
+
+
+@pytest.mark.parametrize(
+    ("word", "key"),
+    [
+        (f"{URL}#x", "sk-1"),
+        ("http://127.0.0.1:8000/other", "sk-1"),
+        ("http://127.0.0.1:8001/v1", None),
+        ("https://127.0.0.1:8000/v1", None),
+        ("http://evil.example/v1", None),
+    ],
+)
+def test_the_key_is_for_one_server(asked: list[Any], tmp_path: Path, word: str, key: str | None) -> None:
+    engine_named(settings(tmp_path, url=URL, api_key="sk-1"), word)
+    assert asked.pop()[1]["api_key"] == key
+    engine_named(settings(tmp_path, api_key="sk-1"), word)
+    assert asked.pop()[1]["api_key"] == "sk-1"
+
+
+def test_words_that_are_no_engine(tmp_path: Path) -> None:
+    for word in ("gpt", "", "ftp://host/v1", str(tmp_path / "nowhere")):
+        with pytest.raises(UsageError, match="no engine"):
+            engine_named(settings(tmp_path), word)
+    with pytest.raises(UsageError, match="no engine 'server'"):
+        engine_named(settings(tmp_path), "server")
+    with pytest.raises(UsageError, match="holds no name, password or key"):
+        engine_named(settings(tmp_path), "http://me:secret@host/v1")
+    with pytest.raises(MissingError, match="cannot be opened"):
+        engine_named(settings(tmp_path), str(tmp_path / "absent.gguf"))
+    with pytest.raises(MissingError, match=r"openvino_model\.xml"):
+        engine_named(settings(tmp_path), str(tmp_path))
