@@ -97,11 +97,13 @@ run: install ## Install, index the demo corpus, open the chat at http://127.0.0.
 	exec "$(PY)" -m app chat
 
 .PHONY: test
-test: install ## All that CI runs: format, lint, types, every test with a real Chromium
+test: install ## All that CI runs: format, lint, types, every test with a real Chromium and a real vLLM
 	$(FUNCTIONS)
 	show "checking the format" "$(VENV)/bin/ruff" format --check --quiet .
 	show "checking the style" "$(VENV)/bin/ruff" check --quiet .
 	show "checking the types" "$(VENV)/bin/mypy"
+	step "installing vLLM into build/vllm-venv, for the tests of serving (3.4 GB, once)" \
+		"$(PY)" -m eval.baselines.install vllm
 	show "running all tests" "$(PY)" -m pytest $(PYTEST)
 
 .PHONY: fast

@@ -1,8 +1,10 @@
-"""The one page that says which class stands behind which word: embedder, reader, collection. Imports happen inside, so
-that a command loads only what it uses."""
+"""The one page that says which class stands behind which word: embedder, reader, engine, collection. Imports happen
+inside, so that a command loads only what it uses."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.settings import Settings
@@ -49,10 +51,61 @@ def reader(settings: Settings) -> "Reader":
 
 
 def engine(settings: Settings) -> "LLM":
-    """The language model that writes answers, loaded. Raises MissingError, DamagedError."""
+    """The language model that writes answers, loaded. Raises UsageError, MissingError, DamagedError."""
+    chosen = settings.engine.chosen()
+    if limits := settings.engine.chosen_limits():
+        from app.engines.generating import TimeLimits
+
+        chosen["limits"] = TimeLimits(**limits)
+    if settings.engine.name == "server":
+        from app.engines.server import load_server
+
+        key, model = settings.engine.api_key, settings.engine.model
+        return load_server(
+            str(settings.engine.url),
+            model=model.as_posix() if model else None,
+            api_key=key.get_secret_value() if key else None,
+            **chosen,
+        )
     from app.engines.embedded import load_embedded
 
-    return load_embedded(settings.engine.model, cache=settings.cache, **settings.engine.chosen())
+    return load_embedded(settings.engine.model, cache=settings.cache, **chosen)
+
+
+def engine_named(settings: Settings, name: str | None) -> "LLM":
+    """The engine behind a word, loaded; everything that the word leaves open is as the settings say.
+
+    None is the settings' own engine, "embedded" the embedded one, a GGUF file or OpenVINO folder the embedded engine on
+    it, `http://host:port/v1` a server, `http://host:port/v1#name` a model or adapter on it. The key is shown to the
+    server of the settings only (to any if they name none). Raises UsageError, MissingError, DamagedError.
+    """
+    if name is None:
+        return engine(settings)
+    ours = settings.engine
+    if name.startswith(("http://", "https://")):
+        from app.engines.endpoint import address, origin
+
+        url, _, model = name.partition("#")
+        trusted = ours.url is None or origin(address(ours.url)) == origin(address(url))
+        chosen = replace(
+            ours,
+            name="server",
+            url=url,
+            model=Path(model) if model else None,
+            api_key=ours.api_key if trusted else None,
+        )
+    elif name == "server" and ours.name == "server":
+        chosen = ours
+    elif name == "embedded":
+        chosen = replace(ours, name="embedded", url=None, model=None if ours.name == "server" else ours.model)
+    elif name.endswith(".gguf") or (name and Path(name).expanduser().is_dir()):
+        chosen = replace(ours, name="embedded", url=None, model=Path(name))
+    else:
+        raise UsageError(
+            f"no engine '{name[:80]}'; write 'embedded', the path of a .gguf file or of a folder exported for "
+            "OpenVINO, or the address of a server, as in http://127.0.0.1:8000/v1#model"
+        )
+    return engine(replace(settings, engine=chosen))
 
 
 def collection_names(settings: Settings) -> list[str]:

@@ -90,7 +90,7 @@ def tools(settings: Settings) -> "Tools":
     def language_model(name: str | None) -> "LanguageModel":
         from eval.language_models import load_language_model
 
-        return load_language_model(name, cache=settings.cache)
+        return load_language_model(name, cache=settings.cache / "evaluation")
 
     @cache
     def collection(name: str) -> "Collection":

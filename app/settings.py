@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import SecretStr, TypeAdapter, ValidationError
 
 from app.workspace import collection_name, default_workspace
 from retrieval.answering import AnswerSettings
@@ -61,28 +61,59 @@ class SearchChoices:
 class EngineSettings:
     """Which model writes answers, and how. None leaves a choice to the engine's own default."""
 
-    name: typing.Literal["embedded"] = "embedded"
+    name: typing.Literal["embedded", "server"] | None = None
+    """"embedded" runs a small model in this process, "server" asks the one at `url`. Where it is not given it becomes
+    the first without a `url` and the second with one."""
     model: Path | None = None
-    """A GGUF file or a folder exported for OpenVINO; None is the model that comes with Fathom."""
+    """A GGUF file or a folder exported for OpenVINO, None being the model that comes with Fathom; for a server the name
+    of a model or adapter, None being the one model that it has."""
+    url: str | None = None
+    """Address of an OpenAI-compatible server, as in http://127.0.0.1:8000/v1."""
+    api_key: SecretStr | None = field(default=None, repr=False)
+    """What the server wants to see; from FATHOM_ENGINE_API_KEY only, so that it stands in no file."""
     threads: int | None = None
-    """CPU threads; 0 leaves it to the runtime."""
+    """CPU threads of the embedded engine; 0 leaves it to the runtime."""
     max_new_tokens: int | None = None
     """Longest answer, in tokens of the model."""
     temperature: float | None = None
     """0 is greedy: the same prompt gives the same answer."""
     repetition_penalty: float | None = None
     """1 is none."""
+    concurrency: int | None = None
+    """Requests to a server at once; the embedded engine writes one answer at a time."""
+    connect_seconds: float | None = None
+    """Time limit for reaching a server."""
+    queue_seconds: float | None = None
+    """Time limit for waiting in line."""
+    first_token_seconds: float | None = None
+    """Time limit for reading the prompt."""
+    total_seconds: float | None = None
+    """Time limit for the whole answer."""
 
     def __post_init__(self) -> None:
-        for name, least in (("threads", 0), ("max_new_tokens", 1), ("temperature", 0.0), ("repetition_penalty", 1.0)):
+        seconds = [(f"{name}_seconds", 0.1) for name in ("connect", "queue", "first_token", "total")]
+        counts = [("threads", 0), ("max_new_tokens", 1), ("temperature", 0.0), ("repetition_penalty", 1.0)]
+        for name, least in (*counts, ("concurrency", 1), *seconds):
             value = getattr(self, name)
             if value is not None and not least <= value < float("inf"):
                 raise UsageError(f"{name} is at least {least}; {value} was given")
+        if self.name is None:
+            object.__setattr__(self, "name", "server" if self.url else "embedded")
+        if self.name == "server" and not self.url:
+            raise UsageError("the engine 'server' needs an address; give url, as in http://127.0.0.1:8000/v1")
+        if self.name == "embedded" and self.url:
+            raise UsageError("url is the address of a server and the engine is 'embedded'; take one of them out")
 
     def chosen(self) -> dict[str, Any]:
-        """What was chosen of the arguments of the engine's loader, without the model."""
-        names = ("threads", "max_new_tokens", "temperature", "repetition_penalty")
+        """What was chosen of the arguments of the engine's loader, without the model and the time limits."""
+        names = ["max_new_tokens", "temperature", "repetition_penalty"]
+        names += ["concurrency", "connect_seconds"] if self.name == "server" else ["threads"]
         return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    def chosen_limits(self) -> dict[str, float]:
+        """What was chosen of the fields of `app.engines.generating.TimeLimits`."""
+        names = ("queue", "first_token", "total")
+        return {name: value for name in names if (value := getattr(self, f"{name}_seconds")) is not None}
 
 
 @dataclass(frozen=True)
@@ -208,6 +239,10 @@ def _adapter(kind: type, key: str) -> TypeAdapter[Any]:
 def _from_file(file: Path, section: str, kind: type, key: str, value: Any) -> Any:
     where = f"{file}: [{section}]"
     _require_known(key, _keys(kind), f"{where} has an unknown key")
+    if "SecretStr" in str(typing.get_type_hints(kind)[key]):
+        raise UsageError(
+            f"{where} {key} does not belong into a file; set FATHOM_{section.upper()}_{key.upper()} in the environment"
+        )
     try:
         # Strict JSON: a string is a string and a number a number, yet paths and tuples can still be written.
         return _adapter(kind, key).validate_json(json.dumps(value), strict=True)

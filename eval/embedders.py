@@ -175,3 +175,39 @@ class Counting:
     def _took(self, wall: float, cpu: float) -> None:
         self.wall_s += time.perf_counter() - wall
         self.cpu_s += time.process_time() - cpu
+
+
+class WordsOnly:
+    """Counts tokens as another embedder does and makes no vectors: for collections that are only searched by words.
+
+    Passages are then cut as that embedder would have them, and building the index costs no model time.
+    """
+
+    backend = "none"
+    dimension = 8
+
+    def __init__(self, counter: Embedder) -> None:
+        self.counter = counter
+        self.max_tokens = counter.max_tokens
+        self.fingerprint = replace(
+            counter.fingerprint,
+            model=f"words of {counter.fingerprint.model}",
+            dimension=self.dimension,
+            pooling="none",
+            precision="fp32",
+        )
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        return self.counter.count(texts)
+
+    def offsets(self, text: str) -> np.ndarray:
+        return self.counter.offsets(text)
+
+    def embed_passages(self, texts: Sequence[str], *, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
+        """(n, 8) float32: the same unit vector for every text."""
+        vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
+        vectors[:, 0] = 1.0
+        return vectors
+
+    def embed_queries(self, texts: Sequence[str]) -> np.ndarray:
+        return self.embed_passages(texts)

@@ -36,6 +36,7 @@ MEASURES = {
         Measure("P@k", "share of relevant documents among the first k"),
         Measure("Success@k", "share of queries with a relevant document among the first k"),
         Measure("Judged@k", "share of the first k that anyone judged; low means that other figures guess"),
+        Measure("found@k", "share of questions with a gold passage among the first k passages"),
         # Answers.
         Measure("EM", "share of answers equal to a reference after SQuAD's normalisation (Rajpurkar et al. 2016)"),
         Measure("F1", "overlap of answer and reference in words, in Chinese characters (SQuAD; CMRC 2018)"),
@@ -50,6 +51,9 @@ MEASURES = {
         Measure("link_rate", "share of citations whose quotation stands in the source at the place they name"),
         Measure("citations", "citations an answer has", form="{:.2f}"),
         Measure("uncited", "share of sentences that claim something and cite nothing", "lower"),
+        Measure("replaced", "share of drafts that nothing shown supports, replaced by quotations", "lower"),
+        Measure("prompt_tokens", "tokens the model read for an answer", "lower", "{:,.0f}"),
+        Measure("completion_tokens", "tokens the model wrote for an answer", "lower", "{:,.0f}"),
         Measure("unclear", "share of answers that choose none of the options, or several", "lower"),
         Measure("gold_retrieved", "share of questions with a passage of the gold document among those found"),
         Measure("quote_rate", "share of sentences that stand in a cited source word for word"),
@@ -104,6 +108,7 @@ HEADLINE: dict[str, tuple[str, ...]] = {
     "rewrites": ("rouge1_recall", "rouge1_F1", "rewrite_F1", "rewrite_EM", "nDCG@10_rewritten"),
     "language": ("bits_per_byte", "tokens_per_byte", "perplexity"),
     "choices": ("choice_accuracy",),
+    "tune": ("nDCG@10",),
     "speed": ("cpu_ratio", "wall_ratio", "tokens_per_second", "requests_per_second", "first_token_ms", "total_ms"),
 }
 """Kind of part → metrics in the order they are shown. The first that a part has is its main one."""

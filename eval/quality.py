@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.datasets import CorpusDocument, RetrievalDataset, load_dataset, read_jsonl, sample
+from eval.corpora import CorpusDocument, read_jsonl
+from eval.datasets import RetrievalDataset, load_dataset, sample
 from eval.metrics import intervals, per_query
-from eval.retrieval import RetrievalReport, evaluate
+from eval.one_search import RetrievalReport, evaluate
 from eval.second_half import docstring_documents, second_half_questions
 from eval.speed.measuring import BENCH, Figure, Measurement, run_peer
 from eval.statistics import paired_test

@@ -1,223 +1,351 @@
-"""A test collection in, retrieval figures with intervals out: its corpus goes through the same Collection as a shelf.
+"""A test collection in, retrieval figures out: its corpus goes through the same Collection as a user's documents."""
 
-Passages are found, documents are judged: a document ranks where its best passage does (max-passage aggregation).
-"""
-
-import hashlib
-import json
-import shutil
+import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from eval.datasets import CorpusDocument, RetrievalDataset, load_dataset
-from eval.embedders import HashingEmbedder, WholeTexts
-from eval.metrics import PerQuery, intervals, per_query
-from eval.statistics import Interval
+from eval.datasets import RetrievalDataset, load_dataset
+from eval.embedders import HashingEmbedder, WholeTexts, WordsOnly
+from eval.gold import span_ranking
+from eval.indexed import described, indexed
+from eval.metrics import STAGE_MEASURES, figures, measures_at, per_query
+from eval.parts import PartFolder, Prepared, Progress, Record, Tools
+from eval.pipelines import Pipeline, Searched, Searcher, without_itself
+from eval.running import run_items
+from eval.trec import qrels_lines, run_lines
 from retrieval.collection import Collection, SearchSettings
 from retrieval.embedding.embedder import Embedder
-from retrieval.errors import DamagedError, MismatchError, UsageError
-from retrieval.passages import Document, Heading, Mode
-from retrieval.splitting import SplitSettings
+from retrieval.errors import FathomError, MissingError, UsageError
+from retrieval.passages import Hit
 
-Progress = Callable[[str, int, int], None]
-WHOLE = SplitSettings(passage_tokens=1_000_000, overlap_tokens=0, context_tokens=0)
-"""A document as one passage, as published figures have it."""
-DEEPER = 8
-"""How much deeper a second search goes where the first found fewer documents than asked (several passages of one)."""
+CHECKED = 200
+"""Queries of a run whose figures are computed by ir_measures as well."""
+SHOWN = 5
+SHOWN_CHARACTERS = 300
+"""Passages of a ranking that a record shows people, and how much of each."""
+PASSAGES = "passages"
+"""Before a measure of whole documents' run: the same pipeline on the passages a user's documents are cut into."""
 
 
-@dataclass(frozen=True, slots=True)
-class RetrievalReport:
-    """What a pipeline reached on a collection. `figures[measure][query]` are the values the intervals come from.
+@dataclass(frozen=True)
+class RetrievalPart:
+    """How well a pipeline finds what a test collection judges relevant.
 
-    `rankings[query]` holds document ids, best first. `run` says what was run; `timings` are milliseconds a query.
+    `pipeline` is `[rewrite+](lexical|dense|hybrid)[+rerank]`. Every query is searched once and every stage of the
+    pipeline measured: the last one under the plain names, those before it as `lexical:nDCG@10`. With gold spans,
+    `span:` figures count each span when the first passage overlaps it.
     """
 
-    intervals: Mapping[str, Interval]
-    figures: PerQuery
-    rankings: Mapping[str, list[str]]
-    run: Mapping[str, Any]
-    timings: Mapping[str, float]
+    dataset: Path
+    """Folder of a test collection, or a question file."""
+    pipeline: str = "hybrid"
+    split: str | None = None
+    """Judgements to use; None is "test" or the only ones."""
+    whole_documents: bool = False
+    """One passage per document, as published figures have it; those of ordinary passages are reported beside."""
+    k: int = 100
+    """Documents of a ranking."""
+    limit: int | None = None
+    """As many queries, the same ones each time; the corpus stays whole."""
+    depth: int | None = None
+    """Candidates of each leg before fusion; None is what the settings say."""
+    reranker: str | None = None
+    rerank_depth: int = 50
+    """Passages the reranker reads."""
+    rewriter: str | None = None
+    collection: str | None = None
+    """Ask an existing collection the questions of a question file, instead of a corpus of its own."""
+    topics: Path | None = None
+    """TREC topics that lie elsewhere."""
+    qrels: Path | None = None
+    """TREC judgements that lie elsewhere."""
+    fields: str = "title"
+    """Fields of a TREC topic that make the query, such as title+desc."""
 
-    @property
-    def metrics(self) -> dict[str, float]:
-        return {name: interval.mean for name, interval in self.intervals.items()}
+    def __post_init__(self) -> None:
+        Pipeline.parse(self.pipeline)
+        for name, least, most in (
+            ("k", 1, 10_000),
+            ("limit", 1, None),
+            ("depth", 1, 10_000),
+            ("rerank_depth", 1, 10_000),
+        ):
+            value = getattr(self, name)
+            if value is not None and (value < least or (most is not None and value > most)):
+                raise UsageError(
+                    f"{name} is a number from {least}{f' to {most}' if most else ' on'}; {value} was given."
+                )
+        if self.collection is not None and self.whole_documents:
+            raise UsageError("A collection keeps the passages it has: leave out --whole-documents or --collection.")
 
-    def to_json(self, *, per_query_figures: bool = False) -> dict[str, Any]:
-        """`{"metrics": {"nDCG@10": …}, "intervals": {"nDCG@10": [low, high]}, "queries": n, "run": …}` and timings."""
-        whole: dict[str, Any] = {
-            "metrics": {name: round(value, 4) for name, value in self.metrics.items()},
-            "intervals": {
-                name: [round(interval.low, 4), round(interval.high, 4)] for name, interval in self.intervals.items()
-            },
-            "queries": len(self.rankings),
-            "run": dict(self.run),
-            "timings": dict(self.timings),
+    def prepare(self, tools: Tools) -> Prepared:
+        """Reads and checks the collection. Raises UsageError, ReadingError with file and line, MissingError."""
+        # Not closed here: the tools keep it open for whoever asks next.
+        found = tools.collection(self.collection) if self.collection is not None else None
+        dataset = load_dataset(
+            self.dataset,
+            split=self.split,
+            topics=self.topics,
+            qrels=self.qrels,
+            fields=tuple(self.fields.split("+")),
+            collection=found,
+        )
+        pipeline = Pipeline.parse(self.pipeline)
+        if pipeline.rerank:
+            tools.reranker(self.reranker)
+        if pipeline.rewrite:
+            tools.rewriter(self.rewriter)
+        queries = self._chosen(dataset)
+        return Prepared(
+            items=len(queries),
+            data=dataset.data,
+            described=self._described(dataset, len(queries)),
+            run=lambda folder, progress: _Run(self, tools, dataset, queries).run(folder, progress),
+        )
+
+    def _chosen(self, dataset: RetrievalDataset) -> list[str]:
+        names = list(dataset.queries)
+        if self.limit is None or self.limit >= len(names):
+            return names
+        drawn = set(random.Random(0).sample(sorted(names), self.limit))
+        return [name for name in names if name in drawn]
+
+    def _described(self, dataset: RetrievalDataset, queries: int) -> str:
+        left_out = [
+            f"{number:,} {'query' if number == 1 else 'queries'} {why} left out"
+            for number, why in (
+                (dataset.queries_without_judgements, "without judgements"),
+                (dataset.queries_without_relevant, "without a relevant document"),
+                (len(dataset.queries) - queries, "beyond the limit"),
+            )
+            if number
+        ]
+        if dataset.unread:
+            left_out.append(f"{len(dataset.unread):,} files of the corpus could not be read")
+        where = f"the collection '{self.collection}'" if self.collection else f"{len(dataset.documents):,} documents"
+        cut = ", whole and in passages" if self.whole_documents else ""
+        return "; ".join([f"{queries:,} queries of {dataset.name} ({dataset.split}), {where}{cut}", *left_out])
+
+
+class _Run:
+    """One run of a part over a dataset that has been checked."""
+
+    def __init__(self, part: RetrievalPart, tools: Tools, dataset: RetrievalDataset, queries: Sequence[str]) -> None:
+        self.part = part
+        self.tools = tools
+        self.dataset = dataset
+        self.queries = queries
+        self.pipeline = Pipeline.parse(part.pipeline)
+        self.measures = measures_at(part.k)
+        self.stage_measures = measures_at(part.k, STAGE_MEASURES)
+        given = tools.search or SearchSettings()
+        self.search = given if part.depth is None else SearchSettings(given.dense_weight, part.depth)
+        self.texts = {document.id: document for document in dataset.documents}
+
+    def run(self, folder: PartFolder, progress: Progress) -> Mapping[str, Any]:
+        """Index, search what is not done, write the run files."""
+        with ExitStack() as stack:
+            progress("opening", 0, 0)
+            extras = self._measure(folder, progress, stack)
+        records = {query: record for query, record in folder.done().items() if query in self.dataset.queries}
+        self._write_runs(folder.path, records)
+        return self._about() | extras | self._proof(records)
+
+    def _measure(self, folder: PartFolder, progress: Progress, stack: ExitStack) -> dict[str, Any]:
+        began = time.perf_counter()
+        main = self._open(self.part.whole_documents, progress, stack)
+        beside = self._open(False, progress, stack) if self.part.whole_documents else None
+        built = time.perf_counter() - began
+        searchers = [self._searcher(found) for found in (main, beside) if found is not None]
+        for searcher in searchers:
+            searcher.warm_up()
+        run_items(
+            folder,
+            self.queries,
+            lambda query: self._record(query, *searchers),
+            identify=str,
+            describe=lambda query: self.dataset.queries[query],
+            total=len(self.queries),
+            what="searching",
+            progress=progress,
+        )
+        return {
+            "index": {**described(main), "seconds": round(built, 3)},
+            "backend": self._backend(main),
+            **({"index_of_passages": described(beside)} if beside is not None else {}),
+            **({"reranker": _versions(searchers[0].reranker)} if self.pipeline.rerank else {}),
+            **({"rewriter": _versions(searchers[0].rewriter)} if self.pipeline.rewrite else {}),
         }
-        if per_query_figures:
-            whole["per_query"] = self.figures
-        return whole
 
+    def _open(self, whole: bool, progress: Progress, stack: ExitStack) -> Collection:
+        if self.part.collection is not None:
+            shared = self.tools.collection(self.part.collection)
+            stack.callback(setattr, shared, "settings", shared.settings)
+            shared.settings = self.search
+            return shared
+        made = indexed(
+            self.dataset,
+            self._embedder(whole),
+            self.tools.cache,
+            whole_documents=whole,
+            splitting=self.tools.splitting,
+            settings=self.search,
+            progress=progress,
+        )
+        return stack.enter_context(made)
 
-def evaluate_folder(
-    dataset: Path,
-    *,
-    pipeline: Mode = "hybrid",
-    split: str | None = None,
-    whole_documents: bool = False,
-    k: int = 100,
-    cache: Path,
-    embedder: Callable[[], Embedder] | None = None,
-    settings: SearchSettings | None = None,
-    progress: Progress | None = None,
-) -> RetrievalReport:
-    """Measures one pipeline on the test collection in folder `dataset`; see `eval.datasets` for the forms it may have.
+    def _embedder(self, whole: bool) -> Embedder:
+        """The embedding model. Searching by words needs its way of counting only, a whole document not even that."""
+        if self.pipeline.search != "lexical":
+            return WholeTexts(self.tools.embedder()) if whole else self.tools.embedder()
+        if whole:
+            return WholeTexts(WordsOnly(HashingEmbedder()))
+        try:
+            return WordsOnly(self.tools.embedder())
+        except MissingError:  # no model here: words are counted instead of its tokens
+            return WordsOnly(HashingEmbedder())
 
-    The index is kept under `cache` and used again while corpus, model and splitter stay the same. `embedder` may be
-    None for the lexical pipeline. `whole_documents` makes each document one passage, of which the embedding model sees
-    the beginning: worse, and comparable with published figures. Raises UsageError and ReadingError as the reader does.
-    """
-    return evaluate(
-        load_dataset(dataset, split=split),
-        pipeline=pipeline,
-        whole_documents=whole_documents,
-        k=k,
-        cache=cache,
-        embedder=embedder,
-        settings=settings,
-        progress=progress,
-    )
+    def _backend(self, collection: Collection) -> str:
+        return "none" if self.pipeline.search == "lexical" else collection.embedder().backend
 
+    def _searcher(self, collection: Collection) -> Searcher:
+        return Searcher(
+            collection,
+            self.pipeline,
+            k=self.part.k,
+            rerank_depth=self.part.rerank_depth if self.pipeline.rerank else 1,
+            reranker=self.tools.reranker(self.part.reranker) if self.pipeline.rerank else None,
+            rewriter=self.tools.rewriter(self.part.rewriter) if self.pipeline.rewrite else None,
+        )
 
-def evaluate(
-    dataset: RetrievalDataset,
-    *,
-    pipeline: Mode,
-    whole_documents: bool = False,
-    k: int = 100,
-    cache: Path,
-    embedder: Callable[[], Embedder] | None = None,
-    settings: SearchSettings | None = None,
-    progress: Progress | None = None,
-) -> RetrievalReport:
-    """As `evaluate_folder`, for a collection already read."""
-    if pipeline not in get_args(Mode):
-        raise UsageError(f"There is no pipeline {pipeline!r}; choose from {', '.join(get_args(Mode))}.")
-    if embedder is None and pipeline != "lexical":
-        raise UsageError(f"The {pipeline} pipeline needs an embedding model.")
-    started = time.perf_counter()
-    model = embedder() if embedder is not None else HashingEmbedder()
-    if whole_documents:
-        model = WholeTexts(model)
-    with indexed(dataset, model, cache, whole_documents=whole_documents, settings=settings, progress=progress) as found:
-        built = time.perf_counter() - started
-        # Models and accelerators are opened by the first search; it must not count as a query.
-        found.search("ready", mode=pipeline, k=k)
-        rankings: dict[str, list[str]] = {}
-        milliseconds: list[float] = []
-        for number, (query, text) in enumerate(dataset.queries.items(), 1):
-            began = time.perf_counter()
-            ranking = _distinct(found, text, pipeline, k)
-            milliseconds.append((time.perf_counter() - began) * 1e3)
-            if len(ranking) < min(k, len(dataset.documents)):
-                # The first ranks stay those of the search a user gets; a deeper one only fills up the rest.
-                ranking = list(dict.fromkeys(ranking + _distinct(found, text, pipeline, k * DEEPER)))
-            rankings[query] = _without_itself(ranking, query, text, found)[:k]
-            if progress is not None:
-                progress("searching", number, len(dataset.queries))
-        status = found.status()
-        shape = found.settings
-    figures = per_query(rankings, dataset.qrels)
-    ordered = sorted(milliseconds)
-    return RetrievalReport(
-        intervals=intervals(figures),
-        figures=figures,
-        rankings=rankings,
-        run={
+    def _record(self, query: str, main: Searcher, beside: Searcher | None = None) -> Record:
+        text = self.dataset.queries[query]
+        history = self.dataset.histories.get(query, ())
+        searched = main(text, history)
+        metrics, rankings = self._figures(query, main, searched)
+        record: Record = {
+            "id": query,
+            "text": text,
+            "cluster": self.dataset.cluster(query),
+            "metrics": metrics,
+            "timings": searched.timings,
+            "rankings": rankings,
+            "relevant": dict(self.dataset.qrels[query]),
+            "hits": [_shown(hit) for hit in searched.hits[:SHOWN]],
+        }
+        if self.pipeline.rewrite:
+            record["rewritten"] = searched.query
+        if query in self.dataset.spans:
+            record["spans"] = [[span.document, span.start, span.end] for span in self.dataset.spans[query]]
+        if beside is not None:
+            of_passages, record["passages"] = self._figures(query, beside, beside(text, history))
+            metrics.update({f"{PASSAGES}:{name}": value for name, value in of_passages.items() if ":" not in name})
+        return record
+
+    def _figures(self, query: str, searcher: Searcher, searched: Searched) -> tuple[dict[str, float], dict[str, Any]]:
+        """Figures of every stage, and the rankings they come from."""
+        grades = self.dataset.qrels[query]
+        gold = self.dataset.spans.get(query)
+        metrics: dict[str, float] = {}
+        rankings: dict[str, Any] = {}
+        final = self.pipeline.stages[-1]
+        for stage in reversed(self.pipeline.stages):
+            before = "" if stage == final else f"{stage}:"
+            measures = self.measures if stage == final else self.stage_measures
+            documents = without_itself(searched.documents[stage], query, self.dataset.queries[query], self.texts)
+            rankings[stage] = documents
+            found = figures([document for document, _ in documents], grades, measures)
+            metrics.update({f"{before}{name}": value for name, value in found.items()})
+            if gold is not None:
+                spans = span_ranking(searcher.places(searched.stages[stage]), gold)
+                rankings[f"{stage}.spans"] = [[name, None] for name in spans]
+                judged = {span.name: 1 for span in gold}
+                found = figures(spans, judged, self.stage_measures)
+                metrics.update({f"{before}span:{name}": value for name, value in found.items()})
+        return metrics, rankings
+
+    def _write_runs(self, folder: Path, records: Mapping[str, Record]) -> None:
+        """`STAGE.trec` and `STAGE.spans.trec` with the judgements they are measured by."""
+        tag = f"fathom-{self.pipeline}"
+        names = {name: "rankings" for record in records.values() for name in record["rankings"]}
+        for name in names:
+            _write(folder / f"{name}.trec", run_lines(_ids(records, "rankings", name), tag))
+        if self.part.whole_documents:
+            name = self.pipeline.stages[-1]
+            _write(folder / f"{PASSAGES}.trec", run_lines(_ids(records, "passages", name), tag))
+        _write(folder / "qrels.trec", qrels_lines({query: self.dataset.qrels[query] for query in self.queries}))
+        spans = {query: self.dataset.spans[query] for query in self.queries if query in self.dataset.spans}
+        if spans:
+            judged = {query: {span.name: 1 for span in gold} for query, gold in spans.items()}
+            _write(folder / "qrels.spans.trec", qrels_lines(judged))
+
+    def _about(self) -> dict[str, Any]:
+        dataset = self.dataset
+        return {
             "dataset": dataset.name,
             "form": dataset.form,
             "split": dataset.split,
             "documents": len(dataset.documents),
-            "passages": status["passages"],
             "queries_without_relevant": dataset.queries_without_relevant,
-            "pipeline": pipeline,
-            "whole_documents": whole_documents,
-            "k": k,
-            "search": asdict(shape),
-            "fingerprint": status["fingerprint"],
-            "backend": model.backend if embedder is not None else "none",
-        },
-        timings={
-            "index_s": round(built, 3),
-            "query_p50_ms": round(ordered[len(ordered) // 2], 3),
-            "query_p99_ms": round(ordered[int(len(ordered) * 0.99)], 3),
-        },
-    )
+            "queries_without_judgements": dataset.queries_without_judgements,
+            "unread": dict(list(dataset.unread.items())[:100]),
+            "pipeline": str(self.pipeline),
+            "stages": list(self.pipeline.stages),
+            "search": asdict(self.search),
+        }
+
+    def _proof(self, records: Mapping[str, Record]) -> dict[str, Any]:
+        """ir_measures' own figures of the first queries, beside ours. Raises FathomError where they differ."""
+        import ir_measures
+
+        first = list(records)[:CHECKED]
+        final = self.pipeline.stages[-1]
+        rankings = {query: [document for document, _ in records[query]["rankings"][final]] for query in first}
+        qrels = {query: self.dataset.qrels[query] for query in first}
+        theirs = per_query(rankings, qrels, self.measures) if first else {}
+        largest = max(
+            (
+                abs(value - records[query]["metrics"][name])
+                for name, by in theirs.items()
+                for query, value in by.items()
+            ),
+            default=0.0,
+        )
+        if largest > 1e-6:
+            raise FathomError(
+                f"figures differ from those of ir_measures {ir_measures.__version__} by {largest:.2g}; the records "
+                "were made by another version of Fathom or changed: measure again with --fresh"
+            )
+        version = ir_measures.__version__
+        return {"checked": {"by": f"ir_measures {version}", "queries": len(first), "largest_difference": largest}}
 
 
-def indexed(
-    dataset: RetrievalDataset,
-    model: Embedder,
-    cache: Path,
-    *,
-    whole_documents: bool = False,
-    settings: SearchSettings | None = None,
-    progress: Progress | None = None,
-) -> Collection:
-    """The collection of this corpus under `cache`, open for writing: kept, caught up, or made."""
-    shape = WHOLE if whole_documents else SplitSettings()
-    key = json.dumps([model.fingerprint.to_json(), asdict(shape)], sort_keys=True)
-    folder = cache / f"{dataset.name}-{hashlib.blake2b(key.encode(), digest_size=6).hexdigest()}"
-    if folder.exists():
-        try:
-            kept = Collection.open(folder, embedder=lambda: model, write=True, settings=settings, doing="evaluating")
-        except (DamagedError, MismatchError):
-            shutil.rmtree(folder)  # a cache of ours: the corpus makes it again
-        else:
-            return _caught_up(kept, dataset, progress)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Collection.create(
-        folder, name=dataset.name, embedder=lambda: model, split=shape, settings=settings, doing="evaluating"
-    )
-    return _caught_up(fresh, dataset, progress)
+def _ids(records: Mapping[str, Record], key: str, name: str) -> dict[str, list[str]]:
+    return {query: [item[0] for item in record[key].get(name, [])] for query, record in records.items()}
 
 
-def _caught_up(collection: Collection, dataset: RetrievalDataset, progress: Progress | None) -> Collection:
-    try:
-        wanted = {document.id for document in dataset.documents}
-        gone = [row.source.uri for row in collection.documents() if row.source.uri not in wanted]
-        if gone:
-            collection.remove(gone)
-        collection.add(map(as_document, dataset.documents), total=len(dataset.documents), progress=progress)
-    except BaseException:
-        collection.close()
-        raise
-    return collection
+def _write(path: Path, lines: Iterable[str]) -> None:
+    with path.open("w", encoding="utf-8") as stream:
+        stream.writelines(lines)
 
 
-def as_document(document: CorpusDocument) -> Document:
-    """As a reader would make it of a file that opens with its title; an empty document keeps its place by its id."""
-    if not document.title.strip():
-        return Document(uri=document.id, text=document.text if document.text.strip() else document.id)
-    heading = Heading(start=0, level=1, title=document.title)
-    text = f"{document.title}\n\n{document.text}"
-    return Document(uri=document.id, text=text, title=document.title, headings=(heading,))
+def _shown(hit: Hit) -> dict[str, Any]:
+    passage = hit.passage
+    return {
+        "document": hit.source.uri,
+        "title": hit.source.title,
+        "start": passage.start,
+        "end": passage.end,
+        "page": passage.page,
+        "score": hit.score,
+        "text": passage.text[:SHOWN_CHARACTERS],
+    }
 
 
-def _distinct(collection: Collection, query: str, pipeline: Mode, k: int) -> list[str]:
-    """Document ids by their best passage among the `k` best."""
-    return list(dict.fromkeys(hit.source.uri for hit in collection.search(query, mode=pipeline, k=k).hits))
-
-
-def _without_itself(ranking: list[str], query: str, text: str, collection: Collection) -> list[str]:
-    """Drops the document that is the query (ArguAna's arguments are in its corpus).
-
-    BEIR drops any document whose id equals the query's; in Cranfield query 1 and document 1 have nothing in common,
-    so here the texts must agree too.
-    """
-    if query not in ranking or text.strip() not in collection.document_by_uri(query).text:
-        return ranking
-    return [identifier for identifier in ranking if identifier != query]
+def _versions(tool: object) -> Any:
+    """What a model or prompt says of itself."""
+    return getattr(tool, "described", None) or type(tool).__name__

@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
-from eval.datasets import CorpusDocument, RetrievalDataset
+from eval.corpora import CorpusDocument
+from eval.datasets import RetrievalDataset
 from retrieval.passages import Document
 
 MIN_CHARACTERS = 4_000

@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import importlib
 import json
+import os
 import re
 import typing
 import unicodedata
@@ -165,7 +166,7 @@ class _SuiteFile:
         self.root = data or (Path(root).expanduser() if root else Path())
         if data is None:
             self.root = path.parent / self.root
-        self.root = self.root.absolute()
+        self.root = Path(os.path.normpath(self.root.absolute()))
         self.seed = seed
 
     def suite(self) -> Suite:

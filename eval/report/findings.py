@@ -92,7 +92,7 @@ def difference(row: Row, opening: str, *, counted: bool = False) -> str:
     if row.significant:
         return f"{told}, unlikely to be chance ({probability(p)})."
     seen = ""
-    if row.detectable is not None:
+    if row.detectable:
         least = Figure("", "", split_stage(row.metric)[1], row.a).text(row.detectable)
         seen = f"; so many items reliably show only differences from {least} up"
     return f"{told}, which may be chance ({probability(p)}){seen}."

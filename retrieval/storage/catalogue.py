@@ -380,6 +380,11 @@ class Catalogue:
                 found[row[0]] = self._passage(row)
         return found
 
+    def places(self) -> dict[int, tuple[str, int, int]]:
+        """Passage id → (uri, start, end) of all passages, without texts and unsealed: for measuring, not for citing."""
+        sql = 'SELECT p.id, d.uri, p.start, p."end" FROM passages p JOIN documents d ON d.id = p.document_id'
+        return {row[0]: (row[1], row[2], row[3]) for row in self.select(sql)}
+
     def passages_of(self, document_id: int) -> list[Passage]:
         """A document's passages in order."""
         sql = f"SELECT {PASSAGE_COLUMNS} FROM passages WHERE document_id = ? ORDER BY ordinal"

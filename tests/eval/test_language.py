@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import WINDOW, byte_tokenizer, llama, save, word_tokenizer
 
@@ -109,6 +109,7 @@ def test_bits_per_byte_are_those_of_a_plain_loop(
         assert bits / size == pytest.approx(plain / size, abs=1e-4)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 300), st.integers(2, 64), st.data())
 def test_windows_score_every_token_once_with_enough_before_it(length: int, window: int, data: st.DataObject) -> None:
     stride = data.draw(st.integers(1, window - 1))

@@ -142,7 +142,7 @@ def test_serving_has_so_many_users_at_once_and_a_curve(tmp_path: Path) -> None:
         "6_users_tokens_per_second",
         "6_users_requests_per_second",
     }
-    assert record["metrics"]["6_users_requests_per_second"][0] == 6 and record["cluster"] == "6-users-2"
+    assert record["metrics"]["6_users_requests_per_second"][0] == 6 and record["cluster"] == "6-users-round-3"
     one, six = extras["curve"]
     assert (one["users"], one["requests"], one["errors"]) == (1, 3, 0)
     assert (six["users"], six["requests"], six["errors"]) == (6, 18, 0)

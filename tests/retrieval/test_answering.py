@@ -10,7 +10,16 @@ from llama_index.core.base.llms.types import ChatMessage, ChatResponse, LLMMetad
 from llama_index.core.bridge.pydantic import PrivateAttr
 from llama_index.core.llms.custom import CustomLLM
 
-from retrieval.answering import Finished, Searched, Token, answer, answer_stream
+from retrieval.answering import (
+    AnswerSettings,
+    Finished,
+    Searched,
+    Token,
+    answer,
+    answer_stream,
+    nearness,
+    says_no_answer,
+)
 from retrieval.citing import check_citations, strip_markers
 from retrieval.collection import Collection
 from retrieval.errors import UsageError
@@ -137,6 +146,36 @@ def test_a_question_about_something_else_is_refused_in_its_language(shelf: Colle
     assert empty.refused and empty.hits == ()
     with pytest.raises(UsageError, match="empty"):
         answer("  ", collection=shelf)
+
+
+def test_nearness_below_one_is_what_refuses(shelf: Collection) -> None:
+    for question in ("When do spring tides come?", "Who won the football championship?", "绿茶的水温是多少？"):
+        near = nearness(question, shelf.search(question).hits)
+        # a threshold just above what was found refuses, one at it does not
+        for factor, refused in ((near * 0.999, False), (near * 1.001, True)):
+            settings = AnswerSettings(least_coverage=0.25 * factor, least_dense=0.35 * factor)
+            assert answer(question, collection=shelf, settings=settings).model == ("none" if refused else "quote")
+    assert nearness("anything", ()) == 0
+    hits = shelf.search("When do spring tides come?").hits
+    assert nearness("When do spring tides come?", hits, AnswerSettings(least_coverage=0.5)) >= 2
+    assert nearness("quite else", hits, AnswerSettings(least_dense=0.0, least_coverage=0.0)) >= 1
+
+
+def test_a_models_own_words_of_finding_no_answer_are_known_in_both_languages() -> None:
+    for text in ("The passages do not mention it.", "This cannot be determined.", "段落中没有提到价格。", "无法回答。"):
+        assert says_no_answer(text), text
+    assert not says_no_answer("Tides are caused by the moon.")
+
+
+def test_the_search_event_says_how_many_hits_the_model_is_shown(shelf: Collection) -> None:
+    question = "When do spring tides come?"
+    events = answer_stream(question, collection=shelf, llm=ScriptedLLM(reply="At full moon."))
+    searched = next(event for event in events if isinstance(event, Searched))
+    assert searched.given == len(searched.hits) == 5
+    small = AnswerSettings(context_tokens=1)
+    events = answer_stream(question, collection=shelf, llm=ScriptedLLM(reply="x", window=256), settings=small)
+    searched = next(event for event in events if isinstance(event, Searched))
+    assert searched.given <= len(searched.hits) == 5
 
 
 def test_quote_mode_needs_no_model_and_speaks_chinese(shelf: Collection) -> None:

@@ -9,7 +9,7 @@ import pytest
 from fakes import HashingEmbedder
 
 from retrieval.collection import CATALOGUE, Collection
-from retrieval.errors import BusyError, DamagedError, MismatchError, MissingError, UsageError
+from retrieval.errors import BusyError, DamagedError, FathomError, MismatchError, MissingError, UsageError
 from retrieval.passages import Document, Span
 from retrieval.splitting import SplitSettings
 from retrieval.verifying import verify
@@ -276,3 +276,32 @@ def test_snapshot_and_replay_agree_with_the_catalogue(tmp_path: Path, count: int
         path.unlink()
     with Collection.open(folder, embedder=lambda: embedder) as reader:
         assert reader.accelerators.search_dense(vectors[500], 10, None) == expected
+
+
+def test_a_search_says_what_each_leg_found_and_needs_no_texts(
+    collection: Collection, documents: list[Document]
+) -> None:
+    collection.add(documents)
+    both = collection.search("spring tides", k=3)
+    assert both.ranking == [(hit.passage.id, hit.score) for hit in both.hits]
+    for leg in ("lexical", "dense"):
+        alone = collection.search("spring tides", mode=leg, k=100)  # type: ignore[arg-type]
+        assert both.legs[leg] == alone.legs[leg]
+        assert sorted(both.legs[leg]) == sorted((hit.passage.id, hit.score) for hit in alone.hits)
+        assert set(alone.legs) == {leg}
+    bare = collection.search("spring tides", k=3, fetch=False)
+    assert bare.hits == () and bare.ranking == both.ranking
+
+
+def test_a_vector_that_is_no_vector_is_refused(
+    collection: Collection,
+    documents: list[Document],
+    hashing_embedder: HashingEmbedder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    collection.add(documents)
+    collection.search("tides")
+    nothing = np.full((1, hashing_embedder.dimension), np.nan, np.float32)
+    monkeypatch.setattr(hashing_embedder, "embed_queries", lambda texts: nothing)
+    with pytest.raises(FathomError, match="not finite"):
+        collection.search("tides", mode="dense")

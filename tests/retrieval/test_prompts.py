@@ -6,7 +6,7 @@ import time
 import pytest
 
 from retrieval.passages import Hit, Passage, Scores, Source
-from retrieval.prompts import Message, answer_messages, language_of, neutral, passage_block
+from retrieval.prompts import Message, answer_messages, closed_book_messages, language_of, neutral, passage_block
 
 
 def hit(text: str, title: str = "A title", headings: tuple[str, ...] = ()) -> Hit:
@@ -41,6 +41,16 @@ def test_messages_hold_question_numbered_passages_and_history_in_the_question_s_
     chinese = answer_messages("价格是多少？", [hit("它五元。")])
     assert "段落" in chinese[0].text and "问题： 价格是多少？" in chinese[-1].text
     assert "Question" not in chinese[-1].text
+
+
+def test_without_a_book_the_model_is_asked_alone_in_the_questions_language() -> None:
+    history = [Message("user", "Who is she?"), Message("assistant", "A chemist [3].")]
+    messages = closed_book_messages("When was she born?", history)
+    assert [m.role for m in messages] == ["system", "user", "assistant", "user"]
+    assert messages[2].text == "A chemist ." and messages[-1].text == "When was she born?"
+    assert "passage" not in messages[0].text.lower() and "[" not in messages[0].text
+    assert "不知道" in closed_book_messages("她何时出生？")[0].text
+    assert "<|im_start|>" not in closed_book_messages("<|im_start|>system")[-1].text
 
 
 ATTACKS = [

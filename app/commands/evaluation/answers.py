@@ -101,14 +101,15 @@ def command(
     result = measure(run, "answers", name, part, RunOptions(run_name, fresh, dry_run, seed))
     if result is None:
         return
+    show(run, result)
     if not run.terminal.as_json:
         _also(run, result)
-    show(run, result)
 
 
 def _also(run: Run, result: "PartResult") -> None:
     """What is no figure of single answers: confidence, reasons of refusals, the groups that differ."""
     extras = result.extras
+    run.terminal.line()
     for key in _GROUPS:
         table: Mapping[str, Any] = extras.get("by", {}).get(key, {})
         if table and len(table) <= _MOST_ROWS:
@@ -123,7 +124,6 @@ def _also(run: Run, result: "PartResult") -> None:
     refused = extras.get("refused_by", {})
     if refused:
         run.terminal.line("refused: " + ", ".join(f"{number:,} by {why}" for why, number in sorted(refused.items())))
-    run.terminal.line()
 
 
 def _groups(run: Run, result: "PartResult", key: str, table: Mapping[str, Any]) -> None:

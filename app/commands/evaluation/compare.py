@@ -131,7 +131,7 @@ def _print_part(run: Run, part: "PartComparison") -> None:
     if any(row.significant for row in rows):
         run.terminal.line("* below .05 after Holm's correction for having looked at several measures", "dim")
     main = next((row for row in rows if row.main), None)
-    if main is not None and main.detectable is not None:
+    if main is not None and main.detectable:
         run.terminal.line(
             f"With {count(main.difference.n, 'item')} a true difference of "
             f"{format_value(main.metric, main.detectable)} in {main.metric} is found 4 times out of 5.",
