@@ -156,7 +156,7 @@ def _identity(settings: Settings) -> Callable[..., Any]:
             return None
         return weights_hash(find_model(name, download=settings.embedding.download), settings.embedding.cache_folder())
 
-    def language_model(name: str | None = None, adapter: str | None = None) -> dict[str, Any]:
+    def language_model(name: str | None = None, adapter: Path | None = None) -> dict[str, Any]:
         from eval.language_models import locate
         from retrieval.embedding.model_files import ModelFiles, weights_hash
 

@@ -39,9 +39,8 @@ def measures_at(k: int, measures: Sequence[str] = MEASURES) -> tuple[str, ...]:
 
 def aliases(found: Mapping[str, T]) -> dict[str, T]:
     """`found` by measure, under the other names in use as well: Recall@10, Recall@100, MRR@10, MAP, judged@10."""
-    other = {alias: found[name] for alias, name in SAME.items() if name in found}
-    whole = {"MAP": found[name] for name in ("AP@100", "AP") if name in found}  # AP is the deeper where both are there
-    return dict(found) | other | whole
+    same = SAME | {"MAP": "AP" if "AP" in found else "AP@100"}
+    return dict(found) | {alias: found[name] for alias, name in same.items() if name in found}
 
 
 def figures(ranking: Sequence[str], grades: Mapping[str, int], measures: Sequence[str] = MEASURES) -> dict[str, float]:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import orjson
+
 from retrieval.errors import DamagedError
 
 if TYPE_CHECKING:
@@ -197,7 +199,7 @@ def _read(file: Path) -> tuple[dict[str, Record], int]:
             if not line.endswith(b"\n"):
                 break
             try:
-                record = json.loads(line)
+                record = orjson.loads(line)
                 key = record["id"]
                 records.pop(key, None)
                 records[key] = record
@@ -209,15 +211,14 @@ def _read(file: Path) -> tuple[dict[str, Record], int]:
 
 def _encoded(record: Record) -> bytes:
     try:
-        line = json.dumps(record, ensure_ascii=False, allow_nan=False)
-    except (ValueError, TypeError):
-        line = json.dumps(finite(record), ensure_ascii=False, allow_nan=False)
+        # A record holds rankings of hundreds of scores: json.dumps would cost as much as a search by words.
+        line = orjson.dumps(record, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+    except TypeError:  # half a surrogate pair, out of a file name or a model, is no UTF-8 but can be escaped
+        line = json.dumps(finite(record)).encode()
     # Line separators that are no newline to JSON but are to str.splitlines would break a reader's count.
-    line = line.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029").replace("\x85", "\\u0085")
-    try:
-        return line.encode() + b"\n"
-    except UnicodeEncodeError:  # half a surrogate pair, out of a file name or a model, is no UTF-8 but can be escaped
-        return json.dumps(json.loads(line)).encode() + b"\n"
+    for separator in ("\u2028", "\u2029", "\x85"):
+        line = line.replace(separator.encode(), f"\\u{ord(separator):04x}".encode())
+    return line + b"\n"
 
 
 def finite(value: Any) -> Any:

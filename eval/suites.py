@@ -45,6 +45,7 @@ KINDS: Mapping[str, Kind] = {
     "rewrites": Kind("eval.rewrites", "RewritesPart", (*_SEARCHING, "rewriter")),
     "language": Kind("eval.language", "LanguagePart", ("language_model",)),
     "choices": Kind("eval.choices", "ChoicesPart", ("language_model",)),
+    "tune": Kind("eval.tuning", "TunePart", (*_SEARCHING, "answer")),
     "speed": Kind("eval.speed.part", "SpeedPart", (*_SEARCHING, "answer", "engine")),
 }
 

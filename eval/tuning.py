@@ -126,6 +126,8 @@ class TunePart:
             )
         questions = RefusalQuestions.read(self.refusals, self.share, self.seed) if self.refusals else None
         candidates = self.candidates(tools)
+        pipeline = Pipeline.parse(self.pipeline)
+        tools_used = (("reranker", pipeline.rerank), ("rewriter", pipeline.rewrite))
         work = evaluations(len(candidates), len(dev))
         where = f"split '{tuned.split}'" if tuned is not test else f"{self.share:.0%} of the questions"
         return Prepared(
@@ -135,6 +137,10 @@ class TunePart:
             f"{len(rest):,} questions to confirm with",
             run=lambda folder, progress: _Tuning(self, tools, tuned, test, dev, rest, candidates, questions).run(
                 folder, progress
+            ),
+            relies_on=(
+                *("embedding", "splitting", "search", "answer"),
+                *(name for name, used in tools_used if used),
             ),
         )
 

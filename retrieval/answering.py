@@ -18,6 +18,7 @@ from retrieval.fusion import ranked, reciprocal_rank
 from retrieval.passages import Answer, Document, Hit, Mode
 from retrieval.prompts import REFUSALS, Language, Message, answer_messages, language_of, passage_block
 from retrieval.quoting import best_coverage, quoted_answer
+from retrieval.rewriting import with_previous
 from retrieval.sentences import sentence_spans
 
 if TYPE_CHECKING:
@@ -196,10 +197,7 @@ def _search(
     owners: frozenset[str] | None,
 ) -> tuple[tuple[str, ...], list[Hit], dict[str, float]]:
     """Search for the question and, in a conversation, for it together with the one before ("and its price?")."""
-    queries = [question.strip()]
-    asked = [message.text for message in history if message.role == "user"]
-    if asked:
-        queries.append(f"{asked[-1]} {question.strip()}")
+    queries = list(dict.fromkeys([question.strip(), with_previous(question, history)]))
     results = [collection.search(query, mode=mode, k=k, filters=filters, owners=owners) for query in queries]
     timings: dict[str, float] = {}
     for result in results:

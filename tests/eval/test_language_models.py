@@ -113,6 +113,7 @@ def test_what_a_model_does_after_its_head_is_done_too(make: Callable[[Any], Any]
     tokenizer = byte_tokenizer()
     made = make(tokenizer).eval()
     loaded = load_language_model(str(save(tmp_path / "model", made, tokenizer)), cache=tmp_path)
+    assert loaded._finish is not None and loaded._can_branch  # the quick ways, which must be found out
     for ids, found in zip(SEQUENCES, loaded.logprobs(SEQUENCES), strict=True):
         np.testing.assert_allclose(found[1:], plain_logprobs(made, ids), atol=1e-4)
     stem = SEQUENCES[2]
@@ -283,7 +284,7 @@ def test_an_adapter_changes_the_figures_and_the_hash(
     from peft import LoraConfig
 
     adapter = _adapter(folder, tmp_path / "lora", LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear"))
-    adapted = load_language_model(str(folder), adapter=str(adapter), cache=cache)
+    adapted = load_language_model(str(folder), adapter=adapter, cache=cache)
     assert adapted.name == "tiny + lora" and adapted.hash != model.hash
     ids = SEQUENCES[2]
     found = adapted.logprobs([ids])[0]
@@ -298,7 +299,7 @@ def test_virtual_tokens_take_their_place_in_the_window(folder: Path, cache: Path
 
     config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=8)
     adapter = _adapter(folder, tmp_path / "prompt", config, scale=1.0)
-    adapted = load_language_model(str(folder), adapter=str(adapter), cache=cache)
+    adapted = load_language_model(str(folder), adapter=adapter, cache=cache)
     assert adapted.window == WINDOW - 8
     ids = SEQUENCES[2]
     np.testing.assert_allclose(
@@ -322,7 +323,7 @@ def test_an_adapter_with_new_words_makes_room_for_them(folder: Path, cache: Path
     tokenizer.add_tokens(["turbocharger", "涡轮增压器"])
     config = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"])
     adapter = _adapter(folder, tmp_path / "words", config, tokenizer=tokenizer)
-    adapted = load_language_model(str(folder), adapter=str(adapter), cache=cache)
+    adapted = load_language_model(str(folder), adapter=adapter, cache=cache)
     ids = [0, *adapted.encode("the turbocharger 涡轮增压器")]
     assert max(ids) == len(tokenizer) - 1
     np.testing.assert_allclose(adapted.logprobs([ids])[0][1:], plain_logprobs(adapted._model, ids), atol=1e-4)
@@ -335,15 +336,15 @@ def test_an_adapter_that_could_run_code_is_refused(folder: Path, tmp_path: Path)
     config = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps(config | {"megatron_config": {"a": 1}}))
     with pytest.raises(UsageError, match="other modules"):
-        locate(str(folder), str(adapter))
+        locate(str(folder), adapter)
     (adapter / "adapter_config.json").write_text("[]")
     with pytest.raises(DamagedError, match="is no adapter's"):
-        locate(str(folder), str(adapter))
+        locate(str(folder), adapter)
     (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
     with pytest.raises(MissingError, match=r"only adapter_model\.bin, which may run code"):
-        locate(str(folder), str(adapter))
+        locate(str(folder), adapter)
     with pytest.raises(MissingError, match="is no adapter"):
-        locate(str(folder), str(folder))
+        locate(str(folder), folder)
 
 
 # --- the packaged model -----------------------------------------------------------------------------------------------

@@ -113,7 +113,7 @@ def command(
     for ending, (name, on_it) in models.items():
         same: dict[str, Any] = {
             "model": name,
-            "adapter": str(on_it.expanduser().absolute()) if on_it else None,
+            "adapter": on_it.expanduser().absolute() if on_it else None,
             "device": device,
             "precision": precision,
             "seed": seed,
