@@ -4,12 +4,12 @@ It loads no model and reads no file.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from eval.measures import better
 from eval.parts import Record
 from eval.resampling import as_pair
-from eval.statistics import RESAMPLES, Estimate, Table, Value, clusters_of, estimates, paired, table_of
+from eval.statistics import RESAMPLES, Estimate, Table, clusters_of, estimates, paired, table_of
 from retrieval.errors import UsageError
 
 
@@ -53,6 +53,9 @@ def forgetting_table(
         change = test.difference
         if ratio is not None:
             change = estimates({metric: ratio}, clusters=clusters, resamples=resamples, seed=seed)[metric]
+            if not any(above for above, _ in ratio.values()):
+                # Nothing changed in any text. `estimates` would take that for a share of which none was seen.
+                change = replace(change, low=0.0, high=0.0)
         bound = change.low if better(metric) == "lower" else None if change.high is None else -change.high
         changes.append(
             Change(metric, test.a, test.b, change, ratio is not None, test.p, bound is not None and bound > 0)
@@ -60,9 +63,9 @@ def forgetting_table(
     return changes
 
 
-def _relative(metric: str, left: Table, right: Table) -> dict[str, Value] | None:
+def _relative(metric: str, left: Table, right: Table) -> dict[str, tuple[float, float]] | None:
     """(b − a, a) of each item; None for a metric that is a plain number. Raises UsageError where the bytes differ."""
-    ratio: dict[str, Value] = {}
+    ratio: dict[str, tuple[float, float]] = {}
     for item, value in left[metric].items():
         one, other = as_pair(value), as_pair(right[metric].get(item))
         if not isinstance(value, tuple) or one is None or other is None:

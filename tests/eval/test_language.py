@@ -372,6 +372,12 @@ def test_forgetting_is_the_relative_change_of_the_sums() -> None:
     assert not better.worse and better.change.value == pytest.approx(-1 / 11)
 
 
+def test_what_did_not_change_has_an_interval_of_nothing() -> None:
+    a = _records([100.0, 120.0, 130.0], [])
+    (same,) = forgetting_table(a, a, resamples=1000)
+    assert (same.change.value, same.change.low, same.change.high, same.worse) == (0.0, 0.0, 0.0, False)
+
+
 def test_forgetting_needs_the_same_texts_under_both_models() -> None:
     a = _records([100.0, 120.0], [])
     with pytest.raises(UsageError, match="1 differ, for example 'd1'"):
