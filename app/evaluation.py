@@ -20,11 +20,11 @@ from retrieval.errors import FathomError, UsageError
 if TYPE_CHECKING:
     from llama_index.core.llms import LLM
 
-    from eval.language_models import LanguageModel
-    from eval.parts import Part, Reranker, Rewriter, Tools
-    from eval.plans import Plan
-    from eval.runs import PartResult, RunResult
-    from eval.suites import Suite
+    from eval.models.language_models import LanguageModel
+    from eval.runs.executing import PartResult, RunResult
+    from eval.runs.parts import Part, Reranker, Rewriter, Tools
+    from eval.runs.plans import Plan
+    from eval.runs.suites import Suite
     from retrieval.collection import Collection
 
 
@@ -45,8 +45,8 @@ def runs_folder(settings: Settings) -> Path:
 
 def run_folder(settings: Settings, word: str) -> Path:
     """The folder of a run: its name in the workspace, a path to it, or `latest`. Raises UsageError."""
-    from eval.plans import manifests
-    from eval.run_folder import MANIFEST
+    from eval.runs.plans import manifests
+    from eval.runs.run_folder import MANIFEST
 
     runs = runs_folder(settings)
     found = [folder for folder, _ in manifests(runs)]
@@ -62,7 +62,7 @@ def run_folder(settings: Settings, word: str) -> Path:
 
 def tools(settings: Settings) -> "Tools":
     """Everything a part may ask for, as the settings say; each thing is loaded at its first use and once."""
-    from eval.parts import Tools
+    from eval.runs.parts import Tools
 
     load = embedder(settings)
 
@@ -88,7 +88,7 @@ def tools(settings: Settings) -> "Tools":
 
     @cache
     def language_model(name: str | None) -> "LanguageModel":
-        from eval.language_models import load_language_model
+        from eval.models.language_models import load_language_model
 
         return load_language_model(name, cache=settings.cache / "evaluation")
 
@@ -142,7 +142,7 @@ def _identity(settings: Settings) -> Callable[..., Any]:
         found: dict[str, Any] = {name: getattr(ours, name) for name in names}
         if url is not None:
             return found | {"url": url, "model": model and model.as_posix()}
-        from app.engines.loading import packaged_model
+        from eval.models.packaged import packaged_model
 
         return found | {"weights": model_hash((model or packaged_model()).expanduser())}
 
@@ -157,7 +157,7 @@ def _identity(settings: Settings) -> Callable[..., Any]:
         return weights_hash(find_model(name, download=settings.embedding.download), settings.embedding.cache_folder())
 
     def language_model(name: str | None = None, adapter: Path | None = None) -> dict[str, Any]:
-        from eval.language_models import locate
+        from eval.models.language_models import locate
         from retrieval.embedding.model_files import ModelFiles, weights_hash
 
         place = locate(name, adapter)
@@ -205,7 +205,7 @@ def measure(run: Run, kind: str, name: str, part: "Part", options: RunOptions) -
 
     Raises FathomError where the part gave up; what it finished is kept and the same command goes on with it.
     """
-    from eval.suites import suite_of_one
+    from eval.runs.suites import suite_of_one
 
     suite = suite_of_one(kind, name, part, seed=options.seed)
     result = measure_suite(run, suite, options, label=f"{kind}-{suite.name}")
@@ -219,9 +219,9 @@ def measure(run: Run, kind: str, name: str, part: "Part", options: RunOptions) -
 
 def measure_suite(run: Run, suite: "Suite", options: RunOptions, *, label: str) -> "RunResult | None":
     """Run what is not done yet of a suite; None after a dry run. A run that is finished is read and not repeated."""
-    from eval.plans import choose_place, make_plan
-    from eval.run_folder import read_manifest
-    from eval.runs import execute, read_run
+    from eval.runs.executing import execute, read_run
+    from eval.runs.plans import choose_place, make_plan
+    from eval.runs.run_folder import read_manifest
 
     at_hand = tools(run.settings)
     with run.terminal.progress() as show:
@@ -274,7 +274,7 @@ def show(run: Run, result: "PartResult", *, extra_json: Mapping[str, Any] | None
     if run.terminal.as_json:
         run.terminal.json(result_json(result) | dict(extra_json or {}))
         return
-    from eval.measures import format_value, in_order
+    from eval.figures.measures import format_value, in_order
 
     rows = []
     for metric in in_order(result.kind, tuple(result.estimates)):
@@ -313,7 +313,7 @@ def show(run: Run, result: "PartResult", *, extra_json: Mapping[str, Any] | None
 
 def result_json(result: "PartResult") -> dict[str, Any]:
     """What `--json` of a command that measures one thing prints."""
-    from eval.run_folder import read_manifest
+    from eval.runs.run_folder import read_manifest
 
     folder = result.folder.parent.parent
     manifest = read_manifest(folder)
@@ -338,6 +338,6 @@ def result_json(result: "PartResult") -> dict[str, Any]:
 
 def interval(metric: str, low: float | None, high: float | None) -> str:
     """ "0.612–0.689", or "–" where there is none."""
-    from eval.measures import format_value
+    from eval.figures.measures import format_value
 
     return "–" if low is None or high is None else f"{format_value(metric, low)}–{format_value(metric, high)}"

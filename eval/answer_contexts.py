@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
-from eval.citation_metrics import overlaps
-from eval.questions import Question
+from eval.data.questions import Question
+from eval.figures.citation_metrics import overlaps
 from retrieval.answering import Searchable
 from retrieval.collection import Collection, SearchResult
 from retrieval.filters import Filter

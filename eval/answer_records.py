@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from eval.answer_contexts import is_gold
-from eval.answer_metrics import cleaned, contains, exact_match, rouge_l, token_f1
-from eval.citation_metrics import gold_figures, overlaps, own_figures
-from eval.parts import Record
-from eval.questions import Question
-from eval.stated_answers import numeric_match, stated_choice
+from eval.data.questions import Question
+from eval.figures.answer_metrics import cleaned, contains, exact_match, rouge_l, token_f1
+from eval.figures.citation_metrics import gold_figures, overlaps, own_figures
+from eval.figures.stated_answers import numeric_match, stated_choice
+from eval.runs.parts import Record
 from retrieval.answering import AnswerSettings, nearness, says_no_answer
 from retrieval.passages import Answer
 from retrieval.quoting import best_coverage

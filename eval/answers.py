@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from eval.answer_contexts import Context, Contexts
 from eval.answer_records import answer_record, closed_book_record, confidence
-from eval.datasets import RetrievalDataset
-from eval.indexed import described, indexed
-from eval.parts import PartFolder, Prepared, Progress, Record, Tools
-from eval.questions import Question, QuestionSet, read_questions, sampled
-from eval.running import run_items
-from eval.selective import risk_coverage, separation
-from eval.statistics import clusters_of, estimates, table_of
+from eval.data.datasets import RetrievalDataset
+from eval.data.questions import Question, QuestionSet, read_questions, sampled
+from eval.figures.selective import risk_coverage, separation
+from eval.figures.statistics import clusters_of, estimates, table_of
+from eval.runs.parts import PartFolder, Prepared, Progress, Record, Tools
+from eval.runs.running import run_items
+from eval.search.indexed import described, indexed
 from retrieval.answering import AnswerSettings, Finished, Searched, Token, answer_stream, says_no_answer
 from retrieval.errors import UsageError
 from retrieval.passages import Mode
@@ -44,7 +44,7 @@ _UNKNOWING = re.compile(
 
 @dataclass(frozen=True)
 class AnswersPart:
-    """Answers to the questions of a file or folder (see eval.questions), measured against their gold answers.
+    """Answers to the questions of a file or folder (see eval.data.questions), measured against their gold answers.
 
     `context` says what they are answered from: "retrieved" passages as in the chat, the "gold" passages alone, the gold
     among "distractors", or nothing ("closed-book"). Together they tell apart what retrieval, the model and its memory

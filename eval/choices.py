@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from eval.corpora import identifier, numbered_jsonl
-from eval.language_models import LanguageModel, locate, open_model, require_same_model
-from eval.parts import PartFolder, Prepared, Progress, Record, Tools
-from eval.running import run_items
-from eval.texts import storable
+from eval.data.corpora import identifier, numbered_jsonl
+from eval.data.texts import storable
+from eval.models.language_models import LanguageModel, locate, open_model, require_same_model
+from eval.runs.parts import PartFolder, Prepared, Progress, Record, Tools
+from eval.runs.running import run_items
 from retrieval.embedding.stored import file_hash
 from retrieval.errors import FathomError, ReadingError, UsageError
 from retrieval.prompts import language_of

@@ -6,10 +6,10 @@ It loads no model and reads no file.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from eval.measures import better
-from eval.parts import Record
-from eval.resampling import as_pair
-from eval.statistics import RESAMPLES, Estimate, Table, clusters_of, estimates, paired, table_of
+from eval.figures.measures import better
+from eval.figures.resampling import as_pair
+from eval.figures.statistics import RESAMPLES, Estimate, Table, clusters_of, estimates, paired, table_of
+from eval.runs.parts import Record
 from retrieval.errors import UsageError
 
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from eval.agreement import agreement, corrected_mean, majority
-from eval.data_hashes import hashes_of
+from eval.data.hashes import hashes_of
+from eval.data.samples import RECORDS, Sample, answers_file, read_claims, read_labels, read_samples, statements
+from eval.figures.agreement import agreement, corrected_mean, majority
 from eval.judge_prompts import JUDGE_VERSION, Asked, judge_messages, parsed_verdict, prompts_hash
-from eval.parts import PartFolder, Prepared, Progress, Record, Tools
-from eval.running import run_items
-from eval.samples import RECORDS, Sample, answers_file, read_claims, read_labels, read_samples, statements
+from eval.runs.parts import PartFolder, Prepared, Progress, Record, Tools
+from eval.runs.running import run_items
 from retrieval.errors import UsageError
 from retrieval.support import best_evidence
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from eval.language_models import LanguageModel, locate, open_model, require_same_model
-from eval.likelihood import batches
-from eval.parts import PartFolder, Prepared, Progress, Record, Tools
-from eval.texts import Text, Texts, labelled, read_texts
+from eval.data.texts import Text, Texts, labelled, read_texts
+from eval.models.language_models import LanguageModel, locate, open_model, require_same_model
+from eval.models.likelihood import batches
+from eval.runs.parts import PartFolder, Prepared, Progress, Record, Tools
 from retrieval.errors import UsageError
 
 WINDOW = 2048

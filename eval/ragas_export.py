@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.samples import Sample
+from eval.data.samples import Sample
 from retrieval.errors import UsageError
 
 

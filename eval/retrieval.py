@@ -8,15 +8,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.datasets import RetrievalDataset, load_dataset
-from eval.embedders import HashingEmbedder, WholeTexts, WordsOnly
-from eval.gold import span_ranking
-from eval.indexed import described, indexed
-from eval.metrics import STAGE_MEASURES, figures, measures_at, per_query
-from eval.parts import PartFolder, Prepared, Progress, Record, Tools
-from eval.pipelines import Pipeline, Searched, Searcher, without_itself
-from eval.running import run_items
-from eval.trec import qrels_lines, run_lines
+from eval.data.datasets import RetrievalDataset, load_dataset
+from eval.data.gold import span_ranking
+from eval.data.trec import qrels_lines, run_lines
+from eval.figures.metrics import STAGE_MEASURES, figures, measures_at, per_query
+from eval.runs.parts import PartFolder, Prepared, Progress, Record, Tools
+from eval.runs.running import run_items
+from eval.search.embedders import HashingEmbedder, WholeTexts, WordsOnly
+from eval.search.indexed import described, indexed
+from eval.search.pipelines import Pipeline, Searched, Searcher, without_itself
 from retrieval.collection import Collection, SearchSettings
 from retrieval.embedding.embedder import Embedder
 from retrieval.errors import FathomError, MissingError, UsageError

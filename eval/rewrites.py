@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from eval.answer_metrics import exact_match, rouge_tokens, token_f1
-from eval.conversations import Turn, known_items, read_turns
-from eval.corpora import identifier, numbered_jsonl, words
-from eval.data_hashes import hashes_of
-from eval.datasets import RetrievalDataset, load_dataset
-from eval.parts import PartFolder, Prepared, Progress, Record, Rewriter, Tools
-from eval.running import run_items
+from eval.data.conversations import Turn, known_items, read_turns
+from eval.data.corpora import identifier, numbered_jsonl, words
+from eval.data.datasets import RetrievalDataset, load_dataset
+from eval.data.hashes import hashes_of
+from eval.figures.answer_metrics import exact_match, rouge_tokens, token_f1
+from eval.runs.parts import PartFolder, Prepared, Progress, Record, Rewriter, Tools
+from eval.runs.running import run_items
 from retrieval.collection import Collection
 from retrieval.errors import ReadingError, UsageError
 from retrieval.passages import Mode
@@ -213,7 +213,7 @@ def _search(
     record: Record, collection: Collection, pipeline: Mode, dataset: RetrievalDataset, turn: Turn, text: str
 ) -> None:
     """Adds nDCG@10 and RR@10 of the question as asked, as rewritten, and as a person rewrote it."""
-    from eval.metrics import per_query
+    from eval.figures.metrics import per_query
 
     queries = {"raw": turn.question, "rewritten": text, "human": turn.rewrite}
     began = time.perf_counter()
@@ -240,7 +240,7 @@ def effect_on_search(records: Mapping[str, Record], *, seed: int = 0) -> dict[st
     `gain` is what the rewrite adds to the question as asked, `possible` what the human rewrite adds, both paired by
     turn, with conversations resampled whole; `p` is of the randomisation test of `gain`.
     """
-    from eval.statistics import clusters_of, paired, table_of
+    from eval.figures.statistics import clusters_of, paired, table_of
 
     table = table_of(records)
     sides: dict[str, dict[str, Mapping[str, Any]]] = {"raw": {}, "rewritten": {}, "human": {}}
@@ -271,8 +271,8 @@ def effect_on_search(records: Mapping[str, Record], *, seed: int = 0) -> dict[st
 def _opened(dataset: RetrievalDataset | None, pipeline: Mode, tools: Tools, progress: Progress) -> Any:
     if dataset is None:
         return nullcontext()
-    from eval.embedders import HashingEmbedder
-    from eval.indexed import indexed
+    from eval.search.embedders import HashingEmbedder
+    from eval.search.indexed import indexed
 
     # A lexical search needs the index only; a model's vectors would take the longest of all.
     model = HashingEmbedder() if pipeline == "lexical" else tools.embedder()

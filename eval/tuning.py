@@ -16,17 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from eval.datasets import RetrievalDataset, available_splits, load_dataset
-from eval.gold import span_ranking
-from eval.halving import Trial, evaluations, successive_halving
-from eval.indexed import indexed
-from eval.metrics import figures
-from eval.parts import PartFolder, Prepared, Progress, Record, Tools
-from eval.pipelines import Pipeline, Searched, Searcher, without_itself
-from eval.refusals import RefusalQuestions
+from eval.data.datasets import RetrievalDataset, available_splits, load_dataset
+from eval.data.gold import span_ranking
+from eval.figures.metrics import figures
+from eval.figures.statistics import Table, clusters_of, paired, table_of
 from eval.retrieval import RetrievalPart
-from eval.running import run_items
-from eval.statistics import Table, clusters_of, paired, table_of
+from eval.runs.parts import PartFolder, Prepared, Progress, Record, Tools
+from eval.runs.running import run_items
+from eval.search.halving import Trial, evaluations, successive_halving
+from eval.search.indexed import indexed
+from eval.search.pipelines import Pipeline, Searched, Searcher, without_itself
+from eval.search.refusals import RefusalQuestions
 from retrieval.answering import answer_stream
 from retrieval.collection import Collection, SearchSettings
 from retrieval.embedding.embedder import Embedder
@@ -256,7 +256,9 @@ class _Tuning:
                 found: dict[str, float] = {}
                 for query in queries:
                     if (choice, query) not in known:
-                        known[choice, query] = self._score(self.tuned, query, self._search(choice, self.tuned, query))
+                        known[choice, query] = self._score(
+                            self.tuned, query, choice, self._search(choice, self.tuned, query)
+                        )
                         row = {"choice": asdict(choice), "query": query, "score": known[choice, query]}
                         lines.write(json.dumps(row) + "\n")
                     found[query] = known[choice, query]
@@ -296,12 +298,13 @@ class _Tuning:
             )
         return self._searchers[choice](dataset.queries[query], dataset.histories.get(query, ()))
 
-    def _score(self, dataset: RetrievalDataset, query: str, searched: Searched) -> float:
+    def _score(self, dataset: RetrievalDataset, query: str, choice: Choice, searched: Searched) -> float:
         """The objective of one query."""
+        searcher = self._searchers[choice]
         stage, objective = self.pipeline.stages[-1], self.part.objective
         if objective.startswith("span:"):
             gold = dataset.spans.get(query, ())
-            found = span_ranking([(p.document, p.start, p.end) for p in searched.stages[stage]], gold)
+            found = span_ranking(searcher.places(searched.stages[stage]), gold)
             grades = {span.name: 1 for span in gold}
         else:
             documents = without_itself(searched.documents[stage], query, dataset.queries[query], self._texts)
@@ -314,7 +317,7 @@ class _Tuning:
         timings: dict[str, float] = {}
         for before, choice in (("", best), (f"{NOW}:", now)):
             searched = self._search(choice, self.test, query)
-            metrics[f"{before}{self.part.objective}"] = self._score(self.test, query, searched)
+            metrics[f"{before}{self.part.objective}"] = self._score(self.test, query, choice, searched)
             timings[f"{before}total"] = searched.timings["total"]
             for k in self.part.k:
                 metrics[f"{before}found@{k}"] = float(any(_is_gold(hit, self.test, query) for hit in searched.hits[:k]))

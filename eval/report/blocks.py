@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from eval.measures import format_value
+from eval.figures.measures import format_value
 from eval.report import plots
 from eval.report.text import as_json, line, listed, mapping, number, plain
 

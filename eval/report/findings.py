@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from eval.comparing import Row
-from eval.measures import find
+from eval.comparison.comparing import Row
+from eval.figures.measures import find
 from eval.report.shape import Compared, Figure, Shaped, figure_of, split_stage
 from eval.report.text import count, line, probability
 

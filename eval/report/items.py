@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-from eval.measures import better
-from eval.parts import Record
+from eval.figures.measures import better
 from eval.report.text import SHORTENED, as_json, line, listed, mapping, number, plain
+from eval.runs.parts import Record
 from retrieval.support import MARKER
 
 MOST_BYTES = 8_000_000

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from eval.comparing import Comparison
+from eval.comparison.comparing import Comparison
 from eval.report.blocks import blocks
 from eval.report.findings import findings, signed
 from eval.report.page import facts, headline, named_rows, notices, repeat, stage_rows, whole_name
@@ -16,7 +16,7 @@ from eval.report.shape import Compared, Shaped, compared, figure_of, shape
 from eval.report.text import count, line, milliseconds
 
 if TYPE_CHECKING:
-    from eval.runs import RunResult
+    from eval.runs.executing import RunResult
 
 WIDTH = 100
 MOST_WORST = 10

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from markupsafe import Markup
 
-from eval.comparing import ERRORS, Change, Comparison, PartComparison, Row
-from eval.measures import HEADLINE, better, describe
+from eval.comparison.comparing import ERRORS, Change, Comparison, PartComparison, Row
+from eval.figures.measures import HEADLINE, better, describe
 from eval.report import plots
 from eval.report.blocks import blocks
 from eval.report.findings import findings, signed
@@ -25,7 +25,7 @@ from eval.report.shape import Figure, Shaped, compared, direction, figure_of, sh
 from eval.report.text import as_json, count, duration, line, mapping, milliseconds, moment, number, plain, tick_time
 
 if TYPE_CHECKING:
-    from eval.runs import RunResult
+    from eval.runs.executing import RunResult
 
 MOST_HEADLINE = 5
 """Measures of a part in the table at the top."""

@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from eval.comparing import ALIKE, Comparison, PartComparison, Row
-from eval.measures import better, describe, format_value, in_order
-from eval.parts import Record
+from eval.comparison.comparing import ALIKE, Comparison, PartComparison, Row
+from eval.figures.measures import better, describe, format_value, in_order
+from eval.figures.statistics import Estimate, clusters_of, holm, paired, table_of
 from eval.report.items import gain, value_of, values_of
 from eval.report.text import line, mapping, number
-from eval.statistics import Estimate, clusters_of, holm, paired, table_of
+from eval.runs.parts import Record
 
 if TYPE_CHECKING:
-    from eval.runs import PartResult, RunResult
+    from eval.runs.executing import PartResult, RunResult
 
 VIEWS = frozenset({"span", "passages"})
 """Before a measure of the same search counted another way; no stage whose gain could be told."""

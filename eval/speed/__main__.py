@@ -60,7 +60,7 @@ def update(options: argparse.Namespace) -> Iterator[Measurement]:
 
 def quality(options: argparse.Namespace) -> Iterator[Measurement]:
     """nDCG@10 of lexical, dense and hybrid on every set at hand."""
-    from eval.quality import SETS, measure_sets
+    from eval.search.quality import SETS, measure_sets
     from eval.speed.workers import embedder
 
     names = options.sets or [name for name in SETS if (options.data / name).is_dir()]
@@ -69,7 +69,7 @@ def quality(options: argparse.Namespace) -> Iterator[Measurement]:
 
 def second_half(options: argparse.Namespace) -> Iterator[Measurement]:
     """Questions about the second halves of long documents."""
-    from eval.quality import measure_second_half
+    from eval.search.quality import measure_second_half
     from eval.speed.workers import embedder
 
     for source in options.sources:

@@ -18,10 +18,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from eval.parts import PartFolder, Progress, Record
-from eval.running import run_items
+from eval.figures.statistics import RESAMPLES
+from eval.runs.parts import PartFolder, Progress, Record
+from eval.runs.running import run_items
 from eval.speed.measuring import median, single_thread
-from eval.statistics import RESAMPLES
 from retrieval.errors import FathomError, MissingError, UsageError
 
 KEPT = 256 * 1024

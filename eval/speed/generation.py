@@ -4,8 +4,8 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from eval.parts import PartFolder, Progress, Record
-from eval.running import run_items
+from eval.runs.parts import PartFolder, Progress, Record
+from eval.runs.running import run_items
 from eval.speed.asking import of_engine
 from eval.speed.measuring import median
 from eval.speed.prompts import counter, prompt

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from eval.one_search import evaluate_folder
+from eval.search.one_search import evaluate_folder
 from eval.speed.measuring import BENCH, Figure, Measurement, median, run_peer, run_worker
 from eval.speed.workers import embedder
 from retrieval import library_docs

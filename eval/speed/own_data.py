@@ -8,8 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.parts import PartFolder, Progress, Record
-from eval.running import run_items
+from eval.runs.parts import PartFolder, Progress, Record
+from eval.runs.running import run_items
 from eval.speed.measuring import median, percentile
 from retrieval.errors import FathomError, ReadingError, UsageError
 
@@ -24,15 +24,18 @@ LONGEST_LINE = 2_000
 
 
 def questions_of(path: Path | None, collection: "Collection | None", limit: int) -> list[str]:
-    """Questions of a file: one a line in .txt, else whatever `eval.questions` reads; without a file the first sentences
-    of the collection's own documents. Raises UsageError where there are none, ReadingError with file and line."""
+    """Questions of a file: one a line in .txt, else whatever `eval.data.questions` reads; without a file the first
+    sentences of the collection's own documents.
+
+    Raises UsageError where there are none, ReadingError with file and line.
+    """
     if path is None:
         found = list(islice(first_sentences(collection), limit)) if collection is not None else []
         where = "the collection has no document to ask about; give a file with --questions"
     elif path.suffix == ".txt":
         found, where = _lines(path)[:limit], f"{path} has no questions; write one a line"
     else:
-        from eval.questions import read_questions, sampled
+        from eval.data.questions import read_questions, sampled
 
         found = [question.text for question in sampled(read_questions(path), limit)]
         where = f"{path} has no questions"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from eval.parts import PartFolder, Prepared, Progress, Tools
+from eval.runs.parts import PartFolder, Prepared, Progress, Tools
 from retrieval.errors import UsageError
 from retrieval.passages import Mode
 
@@ -156,7 +156,7 @@ class SpeedPart:
         )
 
     def _indexing(self, tools: Tools) -> Prepared:
-        from eval.data_hashes import hashes_of
+        from eval.data.hashes import hashes_of
         from eval.speed.own_data import measure_indexing
 
         source: Path = self._needed("folder")
@@ -202,7 +202,7 @@ class SpeedPart:
         return questions_of(self.questions, opened, self.limit)
 
     def _question_data(self, opened: "Collection | None") -> dict[str, str]:
-        from eval.data_hashes import hashes_of
+        from eval.data.hashes import hashes_of
 
         found = hashes_of(self.questions) if self.questions is not None else {}
         if opened is not None:
@@ -213,7 +213,7 @@ class SpeedPart:
 
 def _engine_data(engine: str | None) -> dict[str, str]:
     """The file of a model that is named by its path; what the settings name is for `Tools.identity` to tell."""
-    from eval.data_hashes import hashes_of
+    from eval.data.hashes import hashes_of
 
     path = Path(engine).expanduser() if engine and engine.endswith(".gguf") else None
     return hashes_of(path)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.parts import PartFolder, Progress, Record
+from eval.runs.parts import PartFolder, Progress, Record
 from eval.speed.asking import Ask, Asked
 from eval.speed.measuring import percentile
 from retrieval.errors import FathomError

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.embedders import Counting, HashingEmbedder
+from eval.search.embedders import Counting, HashingEmbedder
 from eval.speed.measuring import resident_mb
 from eval.speed.shelves import uri_row
 from retrieval.collection import Collection

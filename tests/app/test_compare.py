@@ -8,9 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli import app
-from eval.parts import Prepared, Tools
-from eval.runs import execute
-from eval.suites import Suite
+from eval.runs.executing import execute
+from eval.runs.parts import Prepared, Tools
+from eval.runs.suites import Suite
 
 HOSTILE = "why \x1b[31mred\x1b]8;;http://evil\x07?\u202e"
 

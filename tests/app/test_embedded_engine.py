@@ -21,7 +21,8 @@ from app.engines import loading
 from app.engines.embedded import EmbeddedLLM, load_embedded
 from app.engines.generating import TimeLimits, Turnstile, _in_circles
 from app.engines.gguf import read_header
-from app.engines.loading import load_model, packaged_model
+from app.engines.loading import load_model
+from eval.models.packaged import packaged_model
 from retrieval.collection import Collection
 from retrieval.errors import BusyError, DamagedError, FathomError, MissingError, UsageError
 from retrieval.llama_index import FathomRetriever

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli import app
-from eval.parts import PartFolder
+from eval.runs.parts import PartFolder
 
 Fathom = Callable[..., Any]
 PASSAGES = ["Tides are caused by the moon.", "Bread needs flour."]

@@ -11,7 +11,7 @@ from fakes import five_documents
 from typer.testing import CliRunner
 
 from app.cli import app
-from eval.suites import load_suite
+from eval.runs.suites import load_suite
 
 Fathom = Callable[..., Any]
 

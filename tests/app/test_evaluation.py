@@ -20,9 +20,9 @@ from app.commands.evaluation.options import Ended
 from app.commands.options import begin
 from app.evaluation import RunOptions, measure, model_hash, run_folder, show, tools
 from app.settings import load_settings
-from eval import suites
-from eval.plans import TOPICS
-from eval.suites import Kind
+from eval.runs import suites
+from eval.runs.plans import TOPICS
+from eval.runs.suites import Kind
 from retrieval.errors import FathomError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -339,8 +339,8 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
 
 CHILD = """
 from app.cli import main
-from eval import suites
-from eval.plans import TOPICS
+from eval.runs import suites
+from eval.runs.plans import TOPICS
 suites.KINDS["counted"] = suites.Kind("counted_part", "CountedPart")
 main()
 """

@@ -12,9 +12,9 @@ from llama_index.core.bridge.pydantic import PrivateAttr
 from llama_index.core.llms.custom import CustomLLM
 
 from eval.answers import AnswersPart, asked
-from eval.parts import PartFolder, Tools
-from eval.questions import Question
-from eval.statistics import estimates, table_of
+from eval.data.questions import Question
+from eval.figures.statistics import estimates, table_of
+from eval.runs.parts import PartFolder, Tools
 from retrieval.collection import Collection
 from retrieval.errors import FathomError, ReadingError, UsageError
 from retrieval.passages import Document

@@ -10,9 +10,9 @@ import pytest
 from tiny_models import WINDOW, byte_tokenizer, llama, plain_logprobs, save
 
 from eval.choices import Choice, ChoicesPart, joined, prompt_of, read_choices
-from eval.language_models import load_language_model
-from eval.likelihood import TransformersModel
-from eval.parts import PartFolder, Record, Tools
+from eval.models.language_models import load_language_model
+from eval.models.likelihood import TransformersModel
+from eval.runs.parts import PartFolder, Record, Tools
 from retrieval.errors import ReadingError, UsageError
 
 

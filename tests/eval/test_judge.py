@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from scripted_llm import ScriptedLLM
 
+from eval.data.samples import Sample
 from eval.judge import JudgePart, LexicalJudge, ModelJudge, against_people, judged, ranked_precision, share
 from eval.judge_prompts import Asked, judge_messages, material, parsed_verdict, prompts_hash
-from eval.parts import PartFolder, Tools
-from eval.samples import Sample
+from eval.runs.parts import PartFolder, Tools
 from retrieval.errors import FathomError, ReadingError, UsageError
 
 YES, NO = '{"why": "it is there", "verdict": "yes"}', '{"verdict": "no"}'

@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import WINDOW, byte_tokenizer, llama, save, word_tokenizer
 
+from eval.data.texts import FEW, block_ends, labelled, read_texts
+from eval.figures.statistics import estimates, table_of
 from eval.forgetting import forgetting_table
 from eval.language import LanguagePart, windows
-from eval.language_models import load_language_model
-from eval.likelihood import TransformersModel
-from eval.parts import PartFolder, Record, Tools
-from eval.statistics import estimates, table_of
-from eval.suites import load_suite
-from eval.texts import FEW, block_ends, labelled, read_texts
+from eval.models.language_models import load_language_model
+from eval.models.likelihood import TransformersModel
+from eval.runs.parts import PartFolder, Record, Tools
+from eval.runs.suites import load_suite
 from retrieval.errors import FathomError, ReadingError, UsageError
 
 ENGLISH = "The cat sat on the mat. The dog did not.\n\n"
@@ -133,7 +133,7 @@ def test_batches_change_nothing(model: TransformersModel, texts: Path, tmp_path:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> int:
     """Blocks of 300 characters instead of 4,000: short texts then have several."""
-    monkeypatch.setattr("eval.texts.BLOCK", 300)
+    monkeypatch.setattr("eval.data.texts.BLOCK", 300)
     return 300
 
 

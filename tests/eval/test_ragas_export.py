@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from eval.parts import PartFolder
+from eval.data.samples import Sample, read_samples
 from eval.ragas_export import ragas_row, write_ragas
-from eval.samples import Sample, read_samples
+from eval.runs.parts import PartFolder
 from retrieval.errors import UsageError
 
 

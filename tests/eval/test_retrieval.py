@@ -7,11 +7,11 @@ import ir_measures
 import pytest
 from fakes import HashingEmbedder
 
-from eval.embedders import HashingEmbedder as WordCounts
-from eval.metrics import MEASURES
-from eval.parts import PartFolder, Tools
-from eval.pipelines import Pipeline, Searcher
+from eval.figures.metrics import MEASURES
 from eval.retrieval import RetrievalPart
+from eval.runs.parts import PartFolder, Tools
+from eval.search.embedders import HashingEmbedder as WordCounts
+from eval.search.pipelines import Pipeline, Searcher
 from retrieval.collection import Collection, SearchSettings
 from retrieval.errors import FathomError, MissingError, ReadingError, UsageError
 from retrieval.passages import Document
@@ -212,7 +212,7 @@ def test_a_limit_draws_the_same_queries_each_time(dataset, tools):
 
 
 def load(folder):
-    from eval.datasets import load_dataset
+    from eval.data.datasets import load_dataset
 
     return load_dataset(folder)
 

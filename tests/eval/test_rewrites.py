@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from scripted_llm import ScriptedLLM
 
-from eval.conversations import Turn
-from eval.parts import PartFolder, Tools
+from eval.data.conversations import Turn
 from eval.rewrites import RewritesPart, text_metrics
+from eval.runs.parts import PartFolder, Tools
 from retrieval.errors import FathomError, ReadingError, UsageError
 from retrieval.prompts import Message
 from retrieval.rewriting import rewriter_named

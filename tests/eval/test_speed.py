@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from eval.embedders import HashingEmbedder
 from eval.results_table import markdown, number, read_results
+from eval.search.embedders import HashingEmbedder
 from eval.speed.bank import Bank, cut, documents
 from eval.speed.measuring import Figure, Measurement, percentile, write_result
 from eval.speed.searching import recall_at_10

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from eval.parts import PartFolder
+from eval.runs.parts import PartFolder
 from eval.speed.beside import compared, last_figures, measure, run_timed, side
 from retrieval.errors import FathomError, MissingError, UsageError
 

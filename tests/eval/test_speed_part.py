@@ -19,7 +19,7 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.bridge.pydantic import PrivateAttr
 from llama_index.core.llms.custom import CustomLLM
 
-from eval.parts import PartFolder, Tools
+from eval.runs.parts import PartFolder, Tools
 from eval.speed.part import SpeedPart
 from eval.speed.prompts import prompt
 from eval.speed.serving import curve, measure

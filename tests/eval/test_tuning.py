@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from eval.embedders import HashingEmbedder
-from eval.parts import PartFolder, Tools
+from eval.runs.parts import PartFolder, Tools
+from eval.search.embedders import HashingEmbedder
 from eval.tuning import TRIALS, TunePart
 from retrieval.collection import SearchSettings
 from retrieval.errors import UsageError

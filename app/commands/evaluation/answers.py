@@ -10,7 +10,7 @@ from app.commands.evaluation.options import DryRun, Engine, Fresh, RunName, Seed
 from app.commands.options import AsJson, Hits, Run, Workspace, begin
 
 if TYPE_CHECKING:
-    from eval.runs import PartResult
+    from eval.runs.executing import PartResult
 
 _GROUPS = ("answerable", "kind", "language", "group")
 _MOST_ROWS = 12
@@ -127,7 +127,7 @@ def _also(run: Run, result: "PartResult") -> None:
 
 
 def _groups(run: Run, result: "PartResult", key: str, table: Mapping[str, Any]) -> None:
-    from eval.measures import HEADLINE, format_value
+    from eval.figures.measures import HEADLINE, format_value
 
     there = [name for name in HEADLINE[result.kind] if any(name in figures for figures in table.values())]
     rows = [

@@ -7,9 +7,9 @@ import typer
 from app.commands.options import AsJson, Run, Workspace, begin
 
 if TYPE_CHECKING:
-    from eval.comparing import Change, Comparison, PartComparison, Row
-    from eval.parts import Record
-    from eval.runs import RunResult
+    from eval.comparison.comparing import Change, Comparison, PartComparison, Row
+    from eval.runs.executing import RunResult
+    from eval.runs.parts import Record
 
 SHORT = 200
 """Characters of a text shown of a question or an answer; --json has all."""
@@ -49,8 +49,8 @@ def command(
 ) -> int:
     """Compare two runs on the same data item by item: differences with intervals and tests, and the worst losses."""
     run = begin(workspace, as_json)
-    from eval.comparing import compare
-    from eval.gates import parse_gate
+    from eval.comparison.comparing import compare
+    from eval.comparison.gates import parse_gate
 
     gates = [parse_gate(text) for text in gate or ()]
     before, part_a = _opened(run, a)
@@ -69,7 +69,7 @@ def command(
 def _opened(run: Run, word: str) -> "tuple[RunResult, str | None]":
     """The run of RUN or RUN:PART, and PART."""
     from app.evaluation import run_folder
-    from eval.runs import read_run
+    from eval.runs.executing import read_run
     from retrieval.errors import UsageError
 
     name, _, part = word.rpartition(":")
@@ -118,8 +118,8 @@ def _print(run: Run, found: "Comparison") -> None:
 
 def _print_part(run: Run, part: "PartComparison") -> None:
     from app.terminal import count
-    from eval.comparing import ERRORS
-    from eval.measures import format_value
+    from eval.comparison.comparing import ERRORS
+    from eval.figures.measures import format_value
 
     seeds = "" if part.seeds == (1, 1) else f", {part.seeds[0]} and {part.seeds[1]} seeds"
     run.terminal.line(f"{part.name} ({part.kind}, {count(part.items, 'item')}{seeds})", "bold")
@@ -151,7 +151,7 @@ def _print_part(run: Run, part: "PartComparison") -> None:
 
 
 def _cells(row: "Row") -> list[str]:
-    from eval.measures import format_difference, format_value
+    from eval.figures.measures import format_difference, format_value
 
     low, high = row.difference.low, row.difference.high
     bounds = f"[{format_difference(row.metric, low)}, {format_difference(row.metric, high)}]"
@@ -173,7 +173,7 @@ def _chance(p: float | None) -> str:
 
 
 def _print_changes(run: Run, title: str, metric: str, changes: "tuple[Change, ...]") -> None:
-    from eval.measures import format_value
+    from eval.figures.measures import format_value
 
     if not changes:
         return

@@ -23,8 +23,8 @@ def command(
     run = begin(workspace, as_json)
     from app.commands.evaluation.judge import place_of_answers
     from app.terminal import count
+    from eval.data.samples import answers_file, read_samples
     from eval.ragas_export import write_ragas
-    from eval.samples import answers_file, read_samples
 
     samples, failed = read_samples(answers_file(place_of_answers(run.settings, answers), part))
     write_ragas(samples, file, replace=replace)

@@ -14,8 +14,8 @@ from retrieval.errors import FathomError, UsageError
 
 if TYPE_CHECKING:
     from eval.forgetting import Change
-    from eval.parts import Part
-    from eval.runs import PartResult
+    from eval.runs.executing import PartResult
+    from eval.runs.parts import Part
 
 AGAINST = "-against"
 """Ends the names of the parts that measure the other model."""
@@ -104,7 +104,7 @@ def command(
     from app.evaluation import RunOptions, measure_suite, result_json, show
     from eval.choices import ChoicesPart
     from eval.language import LanguagePart
-    from eval.suites import Suite
+    from eval.runs.suites import Suite
 
     texts = _texts(on or [])
     models = {"": (_absolute(model), adapter)} | ({AGAINST: (_absolute(against), None)} if against else {})
@@ -221,7 +221,7 @@ def _print_details(run: Run, result: "PartResult") -> None:
 
 
 def _print_forgetting(run: Run, results: "Mapping[str, PartResult]", changes: "Mapping[str, list[Change]]") -> None:
-    from eval.measures import format_value
+    from eval.figures.measures import format_value
 
     name = next(iter(changes))
     rows = []

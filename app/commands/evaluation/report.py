@@ -34,10 +34,10 @@ def command(
     """Turn a run into one HTML file with figures, plots and every question, or into Markdown."""
     run = begin(workspace, as_json)
     from app.evaluation import run_folder
-    from eval.comparing import compare
+    from eval.comparison.comparing import compare
     from eval.report.markdown import to_markdown
     from eval.report.page import to_html
-    from eval.runs import read_run
+    from eval.runs.executing import read_run
     from retrieval.errors import UsageError
 
     if to is not None and to.is_dir():

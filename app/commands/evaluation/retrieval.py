@@ -11,9 +11,9 @@ from app.commands.evaluation.options import DryRun, Fresh, RunName, Seed
 from app.commands.options import AsJson, Run, Workspace, begin
 
 if TYPE_CHECKING:
-    from eval.parts import Part
-    from eval.runs import PartResult
-    from eval.statistics import Estimate
+    from eval.figures.statistics import Estimate
+    from eval.runs.executing import PartResult
+    from eval.runs.parts import Part
 
 
 def command(
@@ -133,7 +133,7 @@ def _name(dataset: Path) -> str:
 
 def _show(run: Run, result: "PartResult") -> None:
     from app.evaluation import show
-    from eval.metrics import aliases
+    from eval.figures.metrics import aliases
     from eval.retrieval import PASSAGES
 
     if run.terminal.as_json:
@@ -162,7 +162,7 @@ def _stages(run: Run, heading: str, estimates: "Mapping[str, Estimate]", stages:
     if not stages:
         return
     from app.evaluation import interval
-    from eval.measures import format_value
+    from eval.figures.measures import format_value
 
     measures = list(dict.fromkeys(name.partition(":")[2] for name in estimates if name.partition(":")[0] in stages))
     rows = []

@@ -12,7 +12,7 @@ from retrieval.passages import Mode
 
 if TYPE_CHECKING:
     from app.terminal import Terminal
-    from eval.runs import PartResult
+    from eval.runs.executing import PartResult
 
 
 def command(
@@ -96,7 +96,7 @@ def command(
 
 def _print_need(terminal: "Terminal", outcome: "PartResult") -> None:
     """Turns that needed a rewrite, and what the rewrites did to a search beside what a person's did."""
-    from eval.measures import format_value
+    from eval.figures.measures import format_value
 
     needed = sum(bool(record.get("needed")) for record in outcome.records.values())
     terminal.line(f"{needed:,} of {len(outcome.records):,} questions cannot be understood alone")

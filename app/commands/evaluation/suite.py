@@ -10,7 +10,7 @@ from app.commands.evaluation.options import DryRun, Ended, Fresh, RunName
 from app.commands.options import AsJson, Run, Workspace, begin
 
 if TYPE_CHECKING:
-    from eval.runs import PartResult, RunResult
+    from eval.runs.executing import PartResult, RunResult
 
 HEADLINES = 3
 """Metrics of a part in the table; the report has all of them."""
@@ -40,7 +40,7 @@ def run_suite(
     run = begin(workspace, as_json)
     from app.evaluation import RunOptions, measure_suite
     from app.failures import DONE_WITH_ERRORS
-    from eval.suites import load_suite
+    from eval.runs.suites import load_suite
 
     loaded = load_suite(suite, data=data, seed=seed)
     if only:
@@ -94,7 +94,7 @@ def _done(part: "PartResult") -> int:
 def headline(kind: str, figures: Mapping[str, Any], most: int = HEADLINES) -> str:
     """Figures of a part as in metrics.json → "nDCG@10 0.679 (0.641–0.717), R@100 0.925 (…)"."""
     from app.evaluation import interval
-    from eval.measures import format_value, in_order
+    from eval.figures.measures import format_value, in_order
 
     shown = []
     for metric in in_order(kind, tuple(figures["metrics"]))[:most]:
@@ -111,8 +111,8 @@ def list_runs(
     """List the runs of the workspace, the newest first, with the main figure of each part."""
     run = begin(workspace, as_json)
     from app.evaluation import runs_folder
-    from eval.plans import manifests
-    from eval.runs import read_figures
+    from eval.runs.executing import read_figures
+    from eval.runs.plans import manifests
     from retrieval.errors import DamagedError
 
     listed: list[dict[str, Any]] = []

@@ -10,7 +10,7 @@ from app.commands.options import AsJson, Run, Workspace, begin
 from retrieval.errors import UsageError
 
 if TYPE_CHECKING:
-    from eval.runs import PartResult
+    from eval.runs.executing import PartResult
 
 TUNED = ("passage_tokens", "dense_weight", "depth", "rerank_depth", "k")
 

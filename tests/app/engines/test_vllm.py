@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from llama_index.core.base.llms.types import ChatMessage
 
-from app.engines.loading import packaged_model
 from app.engines.server import ServerLLM, load_server
 from eval.baselines.install import baseline_python
 from eval.baselines.vllm_server import Running, as_safetensors, serving
+from eval.models.packaged import packaged_model
 from retrieval.errors import MissingError, UsageError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]

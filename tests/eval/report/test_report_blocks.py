@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_runs import answers, every_kind, retrieval, write_run
 
-from eval.comparing import compare
+from eval.comparison.comparing import compare
 from eval.report.blocks import blocks
 from eval.report.findings import findings
 from eval.report.shape import compared, shape
-from eval.runs import read_run
+from eval.runs.executing import read_run
 
 
 def test_a_risk_coverage_curve_is_drawn_with_its_area_and_thresholds() -> None:

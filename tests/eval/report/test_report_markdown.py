@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from made_runs import answers, every_kind, hostile_parts, retrieval, write_run
 from markdown_it import MarkdownIt
 
-from eval.comparing import compare
+from eval.comparison.comparing import compare
 from eval.report.markdown import WIDTH, columns, escape, table, to_markdown
-from eval.runs import read_run
+from eval.runs.executing import read_run
 
 PAYLOADS = [
     item["text"]

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from made_runs import QUESTIONS, answers, every_kind, hostile_parts, retrieval, write_run
 
-from eval.comparing import compare
+from eval.comparison.comparing import compare
 from eval.report.page import to_html
-from eval.runs import read_run
+from eval.runs.executing import read_run
 
 PAYLOADS = [
     item["text"]

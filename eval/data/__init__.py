@@ -1,0 +1,1 @@
+"""What is measured on: test collections, questions, conversations, texts, read and checked, errors with their line."""

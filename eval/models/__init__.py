@@ -1,0 +1,1 @@
+"""Language models that tell how likely a text is."""

@@ -1,0 +1,1 @@
+"""What measurements of search share: pipelines, indexes, embedders, tuning."""
