@@ -16,7 +16,7 @@ VENV ?= .venv
 PYTHON ?=
 PYTEST ?=
 TORTURE ?=
-BENCH ?= indexing precision sync open update search quality second-half
+BENCH ?= indexing precision sync open update search quality second-half overhead
 PY := $(VENV)/bin/python
 LOG := $(VENV)/install.log
 

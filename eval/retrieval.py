@@ -22,7 +22,7 @@ from retrieval.embedding.embedder import Embedder
 from retrieval.errors import FathomError, MissingError, UsageError
 from retrieval.passages import Hit
 
-CHECKED = 200
+CHECKED = 50
 """Queries of a run whose figures are computed by ir_measures as well."""
 SHOWN = 5
 SHOWN_CHARACTERS = 300

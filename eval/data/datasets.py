@@ -142,9 +142,11 @@ class _Query:
 
 def _load_beir(folder: Path, split: str | None, fields: Sequence[str]) -> RetrievalDataset:
     splits = available_splits(folder)
+    if not splits:
+        raise UsageError(f"{folder}/qrels holds no judgements; put a test.tsv there (query-id, corpus-id, score).")
     if split is None:
         if "test" not in splits and len(splits) != 1:
-            raise UsageError(f"{folder}/qrels holds the splits {', '.join(splits) or '(none)'}; name one of them.")
+            raise UsageError(f"{folder}/qrels holds the splits {', '.join(splits)}; name one of them.")
         split = "test" if "test" in splits else splits[0]
     if split not in splits:
         raise UsageError(f"{folder}/qrels has no split {split!r}; it holds {', '.join(splits) or 'none'}.")

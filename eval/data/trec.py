@@ -8,6 +8,7 @@ import html
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote
 
@@ -231,9 +232,11 @@ def run_lines(rankings: Mapping[str, Sequence[str]], tag: str) -> Iterator[str]:
     The score is the number of ranks from here to the end: distinct and falling, so that no tool, whatever it does with
     ties (trec_eval sorts them by document id) or with precision (it keeps 32 bits), ranks otherwise.
     """
+    end = _cell(tag)
     for query, ranking in rankings.items():
+        name, last = _cell(query), len(ranking) + 1
         for rank, document in enumerate(ranking, 1):
-            yield f"{_cell(query)} Q0 {_cell(document)} {rank} {len(ranking) + 1 - rank} {_cell(tag)}\n"
+            yield f"{name} Q0 {_cell(document)} {rank} {last - rank} {end}\n"
 
 
 def qrels_lines(qrels: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
@@ -243,6 +246,7 @@ def qrels_lines(qrels: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
             yield f"{_cell(query)} 0 {_cell(document)} {grade}\n"
 
 
+@lru_cache(maxsize=1 << 16)
 def _cell(text: str) -> str:
     """An id as one column: white space, controls and % are percent-encoded (file names have blanks)."""
     if re.search(r"[\s%\x00-\x1f\x7f]", text) is None:

@@ -142,7 +142,7 @@ class PartFolder:
         with self._lock:
             for key, line in self._unread.items():
                 self._records.pop(key, None)
-                self._records[key] = json.loads(line)
+                self._records[key] = _decoded(line)
             self._unread.clear()
             return dict(self._records)
 

@@ -83,6 +83,16 @@ def second_half(options: argparse.Namespace) -> Iterator[Measurement]:
         )
 
 
+def overhead(options: argparse.Namespace) -> Iterator[Measurement]:
+    """The evaluation's runner beside bare searches, and its statistics."""
+    from eval.speed.overhead import measure_runner, measure_statistics
+    from eval.speed.workers import embedder
+
+    yield measure_statistics()
+    model = embedder("bf16")
+    yield measure_runner(options.data / "scifact", lambda: model, repeats=options.repeats, progress=progress)
+
+
 COMMANDS = {
     "indexing": indexing,
     "precision": precision,
@@ -92,6 +102,7 @@ COMMANDS = {
     "update": update,
     "quality": quality,
     "second-half": second_half,
+    "overhead": overhead,
 }
 
 
@@ -114,7 +125,7 @@ def main() -> None:
         commands.choices[name].add_argument("--sizes", type=int, nargs=1, default=[100_000])
     commands.choices["search"].add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000])
     commands.choices["search"].add_argument("--mode", choices=("lexical", "dense", "hybrid"), default="hybrid")
-    for name in ("precision", "quality", "second-half"):
+    for name in ("precision", "quality", "second-half", "overhead"):
         commands.choices[name].add_argument("--data", type=Path, default=DATA, help="folder of the test collections")
     for name in ("quality", "second-half"):
         commands.choices[name].add_argument("--precision", default="bf16")

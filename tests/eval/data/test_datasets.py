@@ -198,7 +198,7 @@ def test_a_folder_that_is_no_collection(tmp_path):
     with pytest.raises(UsageError, match=r"notes\.txt"):
         load_dataset(tmp_path)
     (tmp_path / "qrels").mkdir()
-    with pytest.raises(UsageError, match="none"):
+    with pytest.raises(UsageError, match="no judgements"):
         load_dataset(tmp_path)
     (tmp_path / "qrels" / "test.tsv").write_text("q\td\t1\n")
     with pytest.raises(FathomError, match=r"lacks queries\.jsonl"):
