@@ -6,22 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
-
-from app.cli import app
 
 Fathom = Callable[..., Any]
-
-
-@pytest.fixture
-def fathom(tmp_path: Path) -> Fathom:
-    def call(*arguments: str, code: int = 0) -> Any:
-        result = CliRunner().invoke(app, [*arguments, "--workspace", str(tmp_path / "w")])
-        assert result.exit_code == code, result.output
-        assert "Traceback" not in result.output
-        return result
-
-    return call
 
 
 @pytest.fixture

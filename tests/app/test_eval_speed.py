@@ -16,18 +16,10 @@ from eval.runs.suites import load_suite
 Fathom = Callable[..., Any]
 
 
-@pytest.fixture
-def fathom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hashing_embedder: Any) -> Fathom:
-    """Runs a command in a workspace of its own; only the embedding model is a fake."""
+@pytest.fixture(autouse=True)
+def no_model(monkeypatch: pytest.MonkeyPatch, hashing_embedder: Any) -> None:
+    """Only the embedding model is a fake."""
     monkeypatch.setattr("retrieval.embedding.load.load_embedder", lambda settings: hashing_embedder)
-
-    def call(*arguments: str, code: int = 0) -> Any:
-        result = CliRunner().invoke(app, [*arguments, "--workspace", str(tmp_path / "w")])
-        assert result.exit_code == code, result.output
-        assert "Traceback" not in result.output
-        return result
-
-    return call
 
 
 @pytest.fixture
