@@ -23,6 +23,12 @@
   }, { rootMargin: "0px 0px -70% 0px" });
   for (const id of links.keys()) { const section = byId(id); if (section) watch.observe(section); }
 
+  // --- parts of a large run are folded: whoever goes to one, or prints, wants to see it ---
+  const unfold = () => { const at = byId(decodeURIComponent(location.hash.slice(1)))?.querySelector("details.fold"); if (at) at.open = true; };
+  addEventListener("hashchange", unfold);
+  addEventListener("beforeprint", () => { for (const at of document.querySelectorAll("details.fold")) at.open = true; });
+  unfold();
+
   // --- questions ---
   const { parts, items, open } = JSON.parse(byId("data").textContent);
   byId("without").hidden = true;

@@ -27,6 +27,8 @@ from eval.report.text import as_json, count, duration, line, mapping, millisecon
 if TYPE_CHECKING:
     from eval.runs.executing import RunResult
 
+MANY, FEW = 10, 3
+"""Parts above which each is folded, with so many main measures in the summary: 35 parts would be a hundred screens."""
 MOST_HEADLINE = 5
 """Measures of a part in the table at the top."""
 MOST_CONFIGURATION = 40_000
@@ -51,7 +53,8 @@ def to_html(
         "facts": facts(run, parts),
         "notices": notices(run, parts, comparison),
         "findings": findings(parts, changes),
-        "headline": [(part, headline(part)) for part in parts if part.figures],
+        "headline": [(part, headline(part)[: FEW if len(parts) > MANY else None]) for part in parts if part.figures],
+        "many": len(parts) > MANY,
         "embedded": _embedded(selection),
         "meanings": meanings(parts),
         "seed": run.manifest.get("seed"),
