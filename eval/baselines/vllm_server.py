@@ -182,6 +182,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--threads", type=int, default=Flags.threads)
     options = parser.parse_args()
+    # As Ctrl-C: a server that outlives the one who started it keeps its port and a core.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         model = options.model if options.model.is_dir() else as_safetensors(options.model)
         with serving(model, Flags(port=options.port, threads=options.threads)) as running:

@@ -200,6 +200,7 @@ class TestPage:
         text = link.inner_text()
         link.click()
         opened = seen.page.locator("#list details[open]")
+        opened.first.wait_for()
         assert opened.count() == 1 and opened.locator(".question").inner_text() == text
         assert "Answer before" in opened.inner_text()
         assert seen.deeds == []
