@@ -76,7 +76,7 @@ class RefusalQuestions:
     @property
     def dataset(self) -> RetrievalDataset:
         """The documents, to be indexed."""
-        return RetrievalDataset(f"{self.found.name}-questions", self.found.form, "", self.found.documents, {}, {})
+        return RetrievalDataset(f"{self.found.name}-refusals", self.found.form, "", self.found.documents, {}, {})
 
     def tune(
         self, collection: Collection, settings: AnswerSettings | None, seed: int, progress: Progress
