@@ -29,8 +29,6 @@ ANSWERS = ("answer", "response", "rewritten", "rewrite", "predicted", "predictio
 PASSAGES = ("passages", "hits")
 _SHOWN = {"id", "text", "cluster", "metrics", "timings", "error", "refused", "citations", "evidence", "spans"}
 _TOLD = {*_SHOWN, *GOLDS, *ANSWERS, *PASSAGES}
-HALF = 0.5
-"""A question whose first measure is below this is listed as wrong or poor."""
 
 
 @dataclass(frozen=True, slots=True)

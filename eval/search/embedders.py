@@ -6,7 +6,7 @@ All keep retrieval's `Embedder` interface, so a measurement runs through the sam
 import hashlib
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -113,31 +113,6 @@ class WholeTexts:
         while self.inner.count([text[: int(offsets[kept - 1][1])]])[0] > self.inner.max_tokens:
             kept -= 1
         return text[: int(offsets[kept - 1][1])]
-
-
-class ReadyVectors:
-    """Answers queries from a table of vectors made before, under another embedder's fingerprint: no model in memory."""
-
-    backend = "ready"
-
-    def __init__(self, fingerprint: EmbedderFingerprint, queries: Mapping[str, np.ndarray]) -> None:
-        self.fingerprint = fingerprint
-        self.dimension = fingerprint.dimension
-        self.max_tokens = fingerprint.max_tokens
-        self._queries = queries
-
-    def count(self, texts: Sequence[str]) -> list[int]:
-        raise NotImplementedError("ready vectors have no tokenizer")
-
-    def offsets(self, text: str) -> np.ndarray:
-        raise NotImplementedError("ready vectors have no tokenizer")
-
-    def embed_passages(self, texts: Sequence[str], *, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
-        raise NotImplementedError("ready vectors answer queries only")
-
-    def embed_queries(self, texts: Sequence[str]) -> np.ndarray:
-        """(n, dimension) float32; raises KeyError for a query that is not in the table."""
-        return np.stack([self._queries[text] for text in texts])
 
 
 class Counting:

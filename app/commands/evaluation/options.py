@@ -1,6 +1,5 @@
 """The options that the commands of `fathom eval` share, each written once. Only words of the command line."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,16 +18,9 @@ Fresh = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would be done; write nothing.")]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of all that is drawn: samples, resamples.")]
-Out = Annotated[
-    Path | None,
-    typer.Option("--out", "-o", metavar="FILE", help="Write to this file.", show_default=False),
-]
 Engine = Annotated[
     str | None,
     typer.Option("--engine", metavar="NAME", help="Engine that writes the text.", show_default="of the settings"),
-]
-Concurrency = Annotated[
-    int, typer.Option("--concurrency", metavar="N", min=1, max=256, help="Items worked on at the same time.")
 ]
 
 
