@@ -11,7 +11,7 @@ from typing import Literal
 
 from eval.data.questions import Question
 from eval.figures.citation_metrics import overlaps
-from retrieval.answering import Searchable
+from retrieval.answering import PASSAGES, Searchable
 from retrieval.collection import Collection, SearchResult
 from retrieval.filters import Filter
 from retrieval.passages import Document, Hit, Mode, Scores
@@ -31,7 +31,7 @@ class Shown:
         query: str,
         *,
         mode: Mode = "hybrid",
-        k: int = 8,
+        k: int = PASSAGES,
         filters: Sequence[Filter] = (),
         owners: frozenset[str] | None = None,
     ) -> SearchResult:

@@ -22,7 +22,7 @@ from eval.figures.statistics import clusters_of, estimates, table_of
 from eval.runs.parts import PartFolder, Prepared, Progress, Record, Tools
 from eval.runs.running import run_items
 from eval.search.indexed import described, indexed
-from retrieval.answering import AnswerSettings, Finished, Searched, Token, answer_stream, says_no_answer
+from retrieval.answering import PASSAGES, AnswerSettings, Finished, Searched, Token, answer_stream, says_no_answer
 from retrieval.errors import UsageError
 from retrieval.passages import Mode
 from retrieval.prompts import PROMPT_VERSION, closed_book_messages
@@ -59,7 +59,7 @@ class AnswersPart:
     collection: str | None = None
     """Ask an existing collection, instead of an index of the set's own documents."""
     search: Mode = "hybrid"
-    k: int = 8
+    k: int = PASSAGES
     """Passages to find."""
     distractors: int = 4
     """Passages without gold beside the gold ones."""
@@ -178,7 +178,7 @@ def _opened(
         indexed(
             dataset,
             tools.embedder(),
-            tools.cache / "evaluation",
+            tools.cache,
             splitting=tools.splitting,
             settings=tools.search,
             progress=progress,

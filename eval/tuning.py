@@ -4,7 +4,6 @@ Candidates are drawn at random and thinned by successive halving; the winner and
 questions that neither was chosen on, and only a difference whose interval lies above 0 is advised.
 """
 
-import inspect
 import json
 import os
 import random
@@ -18,6 +17,7 @@ import numpy as np
 
 from eval.data.datasets import RetrievalDataset, available_splits, load_dataset
 from eval.data.gold import span_ranking
+from eval.figures.citation_metrics import overlaps
 from eval.figures.metrics import figures
 from eval.figures.statistics import Table, clusters_of, paired, table_of
 from eval.retrieval import RetrievalPart
@@ -27,7 +27,7 @@ from eval.search.halving import Trial, evaluations, successive_halving
 from eval.search.indexed import indexed
 from eval.search.pipelines import Pipeline, Searched, Searcher, without_itself
 from eval.search.refusals import RefusalQuestions
-from retrieval.answering import answer_stream
+from retrieval.answering import PASSAGES
 from retrieval.collection import Collection, SearchSettings
 from retrieval.embedding.embedder import Embedder
 from retrieval.errors import UsageError
@@ -38,7 +38,6 @@ RANKING = 100
 """Documents of a ranking while tuning: no objective looks deeper."""
 TOLERANCE = 0.01
 """Recall that fewer passages in the prompt may cost: a passage less is some 200 tokens less to read for the model."""
-ANSWER_K = inspect.signature(answer_stream).parameters["k"].default
 TRIALS = "trials.jsonl"
 NOW = "now"
 """Before a measure: with the settings in use now."""
@@ -277,7 +276,7 @@ class _Tuning:
             made = indexed(
                 self.test,
                 self.embedder,
-                self.tools.cache / "evaluation",
+                self.tools.cache,
                 splitting=replace(split, passage_tokens=passage_tokens, overlap_tokens=overlap),
                 progress=self._indexing,
             )
@@ -385,7 +384,7 @@ class _Tuning:
             "found": {str(k): share for k, share in shares.items()},
             "k": enough,
             "loss": {"value": loss.value, "low": loss.low, "high": loss.high},
-            "adopt": enough != ANSWER_K and loss.low is not None and loss.low >= -2 * TOLERANCE,
+            "adopt": enough != PASSAGES and loss.low is not None and loss.low >= -2 * TOLERANCE,
         }
 
     def _collection_of_questions(self, choice: Choice) -> Collection:
@@ -394,7 +393,7 @@ class _Tuning:
         opened = indexed(
             self.questions.dataset,
             self.embedder,
-            self.tools.cache / "evaluation",
+            self.tools.cache,
             splitting=split,
             settings=SearchSettings(choice.dense_weight, choice.depth),
             progress=self._indexing,
@@ -440,7 +439,5 @@ def _is_gold(hit: Hit, dataset: RetrievalDataset, query: str) -> bool:
     spans = dataset.spans.get(query)
     if spans:
         passage = hit.passage
-        return any(
-            span.document == hit.source.uri and span.start < passage.end and passage.start < span.end for span in spans
-        )
+        return any(overlaps(hit.source.uri, passage.start, passage.end, span) for span in spans)
     return dataset.qrels[query].get(hit.source.uri, 0) > 0

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from retrieval.embedding.embedder import Embedder
 
 AnswerMode = Literal["generate", "quote"]
+PASSAGES = 8
+"""Passages found for an answer where nobody says otherwise."""
 
 
 class Searchable(Protocol):
@@ -114,7 +116,7 @@ def answer_stream(
     collection: Searchable,
     llm: "LLM | None" = None,
     mode: AnswerMode = "generate",
-    k: int = 8,
+    k: int = PASSAGES,
     search_mode: Mode = "hybrid",
     filters: Sequence[Filter] = (),
     owners: frozenset[str] | None = None,

@@ -16,7 +16,7 @@ from eval.data.datasets import RetrievalDataset
 from eval.data.questions import Question, QuestionSet, read_questions
 from eval.figures.statistics import Value, estimates, paired
 from eval.runs.parts import Progress
-from retrieval.answering import AnswerSettings
+from retrieval.answering import PASSAGES, AnswerSettings
 from retrieval.collection import Collection
 from retrieval.errors import UsageError
 from retrieval.filters import Filter
@@ -119,7 +119,7 @@ class RefusalQuestions:
         }
 
 
-def signal(question: Question, collection: Collection, k: int = 8) -> Signal:
+def signal(question: Question, collection: Collection, k: int = PASSAGES) -> Signal:
     """Search as the chat does and look at the nearest passage."""
     filters = [Filter("document", "=", question.within)] if question.within else []
     hits = collection.search(question.text, k=k, filters=filters).hits

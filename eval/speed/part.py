@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from eval.runs.parts import PartFolder, Prepared, Progress, Tools
+from retrieval.answering import PASSAGES
 from retrieval.errors import UsageError
 from retrieval.passages import Mode
 
@@ -33,7 +34,7 @@ class SpeedPart:
     limit: int = 200
     """Questions taken of those."""
     mode: Mode = "hybrid"
-    k: int = 8
+    k: int = PASSAGES
     folder: Path | None = None
     """What is indexed."""
     prompt_tokens: tuple[int, ...] = (200, 1500)
