@@ -11,6 +11,7 @@ from typing import Literal
 
 from eval.data.questions import Question
 from eval.figures.citation_metrics import overlaps
+from retrieval.answerability import MeaningScale
 from retrieval.answering import PASSAGES, Searchable
 from retrieval.collection import Collection, SearchResult
 from retrieval.filters import Filter
@@ -39,6 +40,16 @@ class Shown:
 
     def document(self, document_id: int) -> Document:
         return self._collection.document(document_id)
+
+    @property
+    def meaning_scale(self) -> MeaningScale:
+        """As of the collection."""
+        return self._collection.meaning_scale
+
+    @property
+    def refusal_threshold(self) -> float | None:
+        """As of the collection."""
+        return self._collection.refusal_threshold
 
 
 @dataclass(frozen=True)

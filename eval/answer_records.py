@@ -13,7 +13,7 @@ from eval.figures.answer_metrics import cleaned, contains, exact_match, rouge_l,
 from eval.figures.citation_metrics import gold_figures, overlaps, own_figures
 from eval.figures.stated_answers import numeric_match, stated_choice
 from eval.runs.parts import Record
-from retrieval.answering import AnswerSettings, nearness, says_no_answer
+from retrieval.answering import says_no_answer
 from retrieval.passages import Answer
 from retrieval.quoting import best_coverage
 
@@ -102,7 +102,6 @@ def answer_record(
     *,
     given: int,
     draft: str | None,
-    settings: AnswerSettings,
     document_text: Callable[[str], str],
     refusals: bool,
     retrieved: bool,
@@ -126,7 +125,7 @@ def answer_record(
         metrics["replaced"] = float(answer.model.endswith("+quote"))
     if retrieved and question.answerable and (question.spans or question.documents):
         metrics["gold_retrieved"] = float(any(is_gold(hit, question) for hit in answer.hits))
-    signals = confidence_signals(answer, settings)
+    signals = confidence_signals(answer)
     return _record(question, answer.text, found, answer.timings) | {
         "answered_by": answer.model,
         "draft": draft if draft and draft != answer.text else None,
@@ -166,7 +165,7 @@ def answer_record(
 
 def _refuser(model: str) -> str:
     """Which step refused: nothing found was near, no sentence of it fitted, or the model found no answer in it."""
-    return "nearness" if model == "none" else "quote" if model.endswith("quote") else "model"
+    return "confidence" if model == "none" else "quote" if model.endswith("quote") else "model"
 
 
 def closed_book_record(
@@ -216,15 +215,16 @@ def _record(question: Question, text: str, found: Judged, timings: Mapping[str, 
 _SUPPORT = {"yes": 1.0, "partly": 0.5, "no": 0.0}
 
 
-def confidence_signals(answer: Answer, settings: AnswerSettings) -> dict[str, float]:
-    """What is known of an answer without its gold, 0 to 1 but for nearness, which is what decides a refusal below 1.
+def confidence_signals(answer: Answer) -> dict[str, float]:
+    """What is known of an answer without its gold, each 0 to 1.
 
-    coverage is the share of the question's telling words in the best passage, dense the best cosine, support the mean
-    verdict on the citations (yes 1, partly ½, no 0; none 0).
+    answerability is what decides a refusal (retrieval/answerability.py), coverage the share of the question's telling
+    words in the best passage, dense the best cosine, support the mean verdict on the citations (yes 1, partly ½, no 0;
+    none 0).
     """
     support = [_SUPPORT[citation.supported] for citation in answer.citations]
     return {
-        "nearness": round(max(nearness(query, answer.hits, settings) for query in answer.queries), 4),
+        "answerability": answer.confidence if answer.confidence is not None else 0.0,
         "coverage": round(max(best_coverage(query, answer.hits) for query in answer.queries), 4),
         "dense": round(max((hit.scores.dense or 0.0 for hit in answer.hits), default=0.0), 4),
         "support": round(sum(support) / len(support), 4) if support else 0.0,

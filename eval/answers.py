@@ -231,7 +231,6 @@ class _WithPassages:
             found,
             given=given,
             draft=draft if self.llm is not None else None,
-            settings=self.settings,
             document_text=self.text,
             refusals=self.refusals,
             retrieved=self.contexts.context == "retrieved",

@@ -411,7 +411,7 @@ class _Tuning:
         if summary["passages"].get("adopt"):
             sections["search"]["k"] = summary["passages"]["k"]
         if summary.get("refusal", {}).get("adopt"):
-            sections["answer"] |= summary["refusal"]["best"]
+            sections["answer"]["least_confidence"] = summary["refusal"]["best"]
         return "\n".join(
             "\n".join([f"[{section}]", *(f"{name} = {value}" for name, value in values.items()), ""])
             for section, values in sections.items()

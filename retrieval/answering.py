@@ -7,17 +7,20 @@ import re
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from retrieval.answerability import THRESHOLD, MeaningScale, confidence
 from retrieval.citing import check_citations
 from retrieval.errors import MissingError, UsageError
 from retrieval.filters import Filter
+from retrieval.flagging import flags
 from retrieval.fusion import ranked, reciprocal_rank
+from retrieval.packing import Packed, pack
 from retrieval.passages import Answer, Document, Hit, Mode
-from retrieval.prompts import REFUSALS, Language, Message, answer_messages, language_of, passage_block
-from retrieval.quoting import best_coverage, quoted_answer
+from retrieval.prompts import PROMPT_VERSION, REFUSALS, Language, Message, answer_messages, language_of
+from retrieval.quoting import quoted_answer
 from retrieval.rewriting import with_previous
 from retrieval.sentences import sentence_spans
 
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 AnswerMode = Literal["generate", "quote"]
 PASSAGES = 8
 """Passages found for an answer where nobody says otherwise."""
+MARGIN_TOKENS, MESSAGE_TOKENS = 32, 8
+"""Left free in the window, and what a chat template adds around a message (ChatML: 5; Llama 3: 6)."""
 
 
 class Searchable(Protocol):
@@ -41,6 +46,16 @@ class Searchable(Protocol):
 
     def document(self, document_id: int) -> Document: ...
 
+    @property
+    def refusal_threshold(self) -> float | None:
+        """Confidence below which questions to it are refused; None where nobody has set one."""
+        ...
+
+    @property
+    def meaning_scale(self) -> MeaningScale | None:
+        """What its cosines are worth; None where it has none."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class AnswerSettings:
@@ -49,13 +64,14 @@ class AnswerSettings:
     context_tokens: int = 1500
     """Tokens of passages in the prompt, counted by the answering model; whole passages only."""
     history_messages: int = 6
-    """Earlier messages shown."""
+    """Earlier messages shown at most, the newest ones …"""
+    history_tokens: int = 300
+    """… as long as they fit into this, counted by the answering model …"""
     history_characters: int = 600
-    """Characters of each."""
-    least_coverage: float = 0.25
-    """Share of the question's telling words that the best passage must have …"""
-    least_dense: float = 0.35
-    """… unless its cosine reaches this."""
+    """… each cut to so many characters."""
+    least_confidence: float | None = None
+    """Estimated probability that the documents hold an answer, below which the question is refused. None is the
+    collection's own threshold, or the general one where it has none (retrieval/answerability.py)."""
     quotes: int = 3
     """Sentences of an answer in quote mode."""
 
@@ -63,12 +79,14 @@ class AnswerSettings:
 @dataclass(frozen=True, slots=True)
 class Searched:
     """The search is done. Hit i has number i + 1, and the answer is made from the first `given`; `timings` are
-    milliseconds."""
+    milliseconds. Where `confidence` is below `threshold` a refusal follows."""
 
     queries: tuple[str, ...]
     hits: tuple[Hit, ...]
     timings: Mapping[str, float]
     given: int = 0
+    confidence: float = 1.0
+    threshold: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,28 +154,45 @@ def answer_stream(
     clock = _Clock()
     if not question.strip():
         raise UsageError("the question is empty; write what you want to know")
-    earlier = _messages(history, settings)
     language = language_of(question)
+    documents = _Documents(collection)
+    writer = _Writer(llm, settings, language) if mode == "generate" and llm is not None else None
+    earlier = _messages(history, settings)
     queries, found, timings = _search(question, earlier, collection, search_mode, k, filters, owners)
     clock.add(timings)
     clock.lap("search")
-    generate = mode == "generate" and llm is not None
-    given, hits = _pack(found, _room(llm, settings) if generate else None, llm)
+    packed = writer.packed(question, earlier, found, documents) if writer else pack(found, documents.get)
     clock.lap("pack")
-    yield Searched(queries, hits, dict(clock.times), len(given))
-
-    documents = _Documents(collection)
+    sure = max(confidence(query, packed.hits, collection.meaning_scale) for query in queries)
+    least = threshold(collection, settings)
+    clock.lap("confidence")
+    yield Searched(queries, packed.hits, dict(clock.times), packed.given, sure, least)
     clock.lap("outside")  # what the reader of the stream took between two events is not ours
-    if not any(_near(query, hits, settings) for query in queries):
-        yield Finished(_refusal(language, queries, hits, "none", clock))
-        return
-    if not generate or llm is None:
-        yield from _quote(question, hits, queries, language, "quote", embedder, documents, settings, clock)
-        return
-    messages = answer_messages(question, given, earlier, language=language)
+    finish = _Finish(question, language, queries, packed.hits, sure, least, embedder, documents, settings, clock)
+    if sure < least:
+        yield finish.refused("none")
+    elif writer is None:
+        yield from finish.quoted("quote")
+    else:
+        yield from _written(writer, packed, finish, stop)
+
+
+def threshold(collection: Searchable, settings: AnswerSettings) -> float:
+    """The confidence below which a question to this collection is refused."""
+    for least in (settings.least_confidence, collection.refusal_threshold):
+        if least is not None:
+            return least
+    return THRESHOLD
+
+
+def _written(
+    writer: "_Writer", packed: Packed, finish: "_Finish", stop: threading.Event | None
+) -> Iterator[AnswerEvent]:
+    """What the model writes, then the same checked; quotations or a refusal where nothing of it holds."""
+    clock = finish.clock
     text, stopped = "", False
     raw: dict[str, Any] = {}
-    stream = _generate(llm, messages, stop)
+    stream = _generate(writer.llm, writer.messages(packed), stop)
     try:
         for delta, reported in stream:
             raw = reported or raw
@@ -175,18 +210,19 @@ def answer_stream(
     for name in ("prompt_tokens", "completion_tokens", "tokens_per_second"):
         if name in raw:
             clock.times[name] = float(raw[name])
-    model = llm.metadata.model_name
+    model = writer.llm.metadata.model_name
     text = _tidy(text, cut=raw.get("finish_reason") in ("length", "repetition"))
-    checked = check_citations(text, given, documents.text, question=question)
+    checked = check_citations(text, packed.shown, finish.documents.get, question=finish.question)
     clock.lap("check")
-    if not stopped and not checked.supported:
-        if says_no_answer(text):
-            yield Finished(_refusal(language, queries, hits, model, clock))
-        else:
-            # Nothing of what the model wrote stands in the passages: better the passages' own words.
-            yield from _quote(question, hits, queries, language, f"{model}+quote", embedder, documents, settings, clock)
-        return
-    yield Finished(Answer(checked.text, False, checked.citations, queries, hits, model, clock.done()))
+    if stopped or checked.supported:
+        marked = flags(checked.text, packed.shown, " ".join([*finish.queries, *(m.text for m in writer.earlier)]))
+        clock.lap("flag")
+        yield finish.answered(checked.text, model, citations=checked.citations, flags=marked)
+    elif says_no_answer(text):
+        yield finish.refused(model, draft=text)
+    else:
+        # Nothing of what the model wrote stands in the passages: better the passages' own words.
+        yield from finish.quoted(f"{model}+quote", draft=text)
 
 
 def _search(
@@ -212,109 +248,109 @@ def _search(
     return tuple(queries), [hits[key] for key, _ in ranked(fused, k)], timings
 
 
-def _pack(found: Sequence[Hit], room: int | None, llm: "LLM | None") -> tuple[tuple[Hit, ...], tuple[Hit, ...]]:
-    """(passages for the prompt, all hits), numbered the same way: those in the prompt come first.
+class _Writer:
+    """A language model and the prompt for it, within its window."""
 
-    Whole passages, best first, as many as have room; copies and passages mostly inside another one are left out.
-    """
-    given: list[Hit] = []
-    rest: list[Hit] = []
-    left = room
-    texts: set[str] = set()
-    for hit in found:
-        text = " ".join(hit.passage.text.split())
-        if not text or text in texts or any(_inside(hit, other) for other in given):
-            continue
-        texts.add(text)
-        cost = 0 if left is None else _tokens(llm, passage_block(len(given) + 1, hit))
-        if left is not None and cost > left and given:
-            rest.append(hit)
-            continue
-        left = None if left is None else left - cost
-        given.append(hit)
-    numbered = tuple(replace(hit, rank=n) for n, hit in enumerate([*given, *rest], start=1))
-    return numbered[: len(given)], numbered
+    def __init__(self, llm: "LLM", settings: AnswerSettings, language: Language) -> None:
+        self.llm = llm
+        self.settings = settings
+        self.language = language
+        self.earlier: list[Message] = []
+        self.question = ""
 
+    def packed(
+        self, question: str, earlier: Sequence[Message], found: Sequence[Hit], documents: "_Documents"
+    ) -> Packed:
+        """Passages for the prompt: what the window leaves beside the answer, the question and the conversation."""
+        metadata = self.llm.metadata
+        window = metadata.context_window - max(metadata.num_output, 64) - MARGIN_TOKENS
+        self.question = self._cut(question, window // 4)
+        self.earlier = self._recent(earlier, min(self.settings.history_tokens, window // 4))
+        bare = answer_messages(self.question, (), self.earlier, language=self.language)
+        used = sum(self.count(message.text) + MESSAGE_TOKENS for message in bare)
+        room = max(1, min(self.settings.context_tokens, window - used))
+        return pack(found, documents.get, room=room, count=self.count)
 
-def _inside(hit: Hit, other: Hit) -> bool:
-    """Whether most of a passage is part of another one of the same document (splitters overlap a little)."""
-    one, two = hit.passage, other.passage
-    if one.document_id != two.document_id:
-        return False
-    shared = min(one.end, two.end) - max(one.start, two.start)
-    return shared > 0.7 * (one.end - one.start)
+    def messages(self, packed: Packed) -> list[Message]:
+        return answer_messages(self.question, packed.shown, self.earlier, language=self.language)
 
+    def count(self, text: str) -> int:
+        """Tokens of a text, by the model where it can tell."""
+        count = getattr(self.llm, "count_tokens", None)
+        if count is not None:
+            return int(count(text))
+        plain = sum(character.isascii() for character in text)
+        return plain // 4 + (len(text) - plain) + 1  # about right for English; on the safe side for Chinese
 
-def _room(llm: "LLM | None", settings: AnswerSettings) -> int:
-    """Tokens for passages: the budget, or what the model's window leaves after answer, instructions and history."""
-    assert llm is not None
-    metadata = llm.metadata
-    history = settings.history_messages * settings.history_characters // 4
-    return max(
-        200, min(settings.context_tokens, metadata.context_window - max(metadata.num_output, 64) - 400 - history)
-    )
+    def _cut(self, question: str, room: int) -> str:
+        """A question longer than its share of the window, without its middle: what is asked stands at an end."""
+        size = self.count(question)
+        while size > room and len(question) > 40:
+            kept = min(len(question) - 10, int(len(question) * room / size))
+            question = f"{question[: kept // 2].rstrip()} … {question[len(question) - kept // 2 :].lstrip()}"
+            size = self.count(question)
+        return question
 
-
-def _tokens(llm: "LLM | None", text: str) -> int:
-    count = getattr(llm, "count_tokens", None)
-    if count is not None:
-        return int(count(text))
-    plain = sum(character.isascii() for character in text)
-    return plain // 4 + (len(text) - plain) + 1  # about right for English; on the safe side for Chinese
-
-
-def nearness(question: str, hits: Sequence[Hit], settings: AnswerSettings | None = None) -> float:
-    """How much the nearest hit has to do with the question: 0 is nothing, below 1 the answer is refused.
-
-    The better of two shares, each of what AnswerSettings asks for at least: best cosine, and telling words found in one
-    passage. Fused scores cannot tell: the best of them is always 1.
-    """
-    settings = settings or AnswerSettings()
-    words = _share(best_coverage(question, hits), settings.least_coverage) if hits else 0.0
-    return max(0.0, _meaning(hits, settings), words)
+    def _recent(self, earlier: Sequence[Message], room: int) -> list[Message]:
+        """The newest messages that fit."""
+        kept: list[Message] = []
+        for message in reversed(earlier):
+            room -= self.count(message.text) + MESSAGE_TOKENS
+            if room < 0:
+                break
+            kept.append(message)
+        return kept[::-1]
 
 
-def _near(question: str, hits: Sequence[Hit], settings: AnswerSettings) -> bool:
-    """Whether `nearness` reaches 1. Counting words takes 5 to 10 ms, which a cosine that is high enough saves."""
-    return _meaning(hits, settings) >= 1 or nearness(question, hits, settings) >= 1
+@dataclass(frozen=True, slots=True)
+class _Finish:
+    """How an answer can end, with all that is the same whichever way it does."""
 
+    question: str
+    language: Language
+    queries: tuple[str, ...]
+    hits: tuple[Hit, ...]
+    confidence: float
+    threshold: float
+    embedder: "Embedder | None"
+    documents: "_Documents"
+    settings: AnswerSettings
+    clock: "_Clock"
 
-def _meaning(hits: Sequence[Hit], settings: AnswerSettings) -> float:
-    return _share(max((hit.scores.dense or 0.0 for hit in hits), default=0.0), settings.least_dense)
+    def refused(self, model: str, *, draft: str = "") -> Finished:
+        return self.answered(REFUSALS[self.language], model, refused=True, draft=draft)
 
+    def quoted(self, model: str, *, draft: str = "") -> Iterator[AnswerEvent]:
+        """The sources' own sentences; a refusal where none fits."""
+        # A follow-up says too little to choose sentences by ("and the second one?").
+        asked = self.queries[-1]
+        text, citations = quoted_answer(
+            asked, self.hits, embedder=self.embedder, document=self.documents.get, limit=self.settings.quotes
+        )
+        self.clock.lap("quote")
+        if not citations:
+            yield self.refused(model, draft=draft)
+            return
+        if model == "quote":
+            yield Token(text)
+        yield self.answered(text, model, citations=citations, draft=draft)
 
-def _share(found: float, least: float) -> float:
-    """`found` in units of the least that is asked for; where nothing is asked for, whatever was found is enough."""
-    return found / least if least > 0 else 1.0 + found - least
-
-
-def _quote(
-    question: str,
-    hits: tuple[Hit, ...],
-    queries: tuple[str, ...],
-    language: Language,
-    model: str,
-    embedder: "Embedder | None",
-    documents: "_Documents",
-    settings: AnswerSettings,
-    clock: "_Clock",
-) -> Iterator[AnswerEvent]:
-    text, citations = quoted_answer(
-        question, hits, embedder=embedder, document_text=documents.text, limit=settings.quotes
-    )
-    clock.lap("quote")
-    if not citations:
-        yield Finished(_refusal(language, queries, hits, model, clock))
-        return
-    if model == "quote":
-        yield Token(text)
-    yield Finished(Answer(text, False, citations, queries, hits, model, clock.done()))
-
-
-def _refusal(
-    language: Language, queries: tuple[str, ...], hits: tuple[Hit, ...], model: str, clock: "_Clock"
-) -> Answer:
-    return Answer(REFUSALS[language], True, (), queries, hits, model, clock.done())
+    def answered(self, text: str, model: str, *, refused: bool = False, **more: Any) -> Finished:
+        asked = model not in ("none", "quote")
+        answer = Answer(
+            text,
+            refused,
+            more.pop("citations", ()),
+            self.queries,
+            self.hits,
+            model,
+            self.clock.done(),
+            confidence=round(self.confidence, 4),
+            threshold=self.threshold,
+            prompt_version=PROMPT_VERSION if asked else "",
+            **more,
+        )
+        return Finished(answer)
 
 
 def _generate(
@@ -368,17 +404,17 @@ def _messages(history: Sequence[Message | Mapping[str, str]], settings: AnswerSe
 
 
 class _Documents:
-    """Stored texts by id, a few kept, to check quotes against."""
+    """Stored documents by id, a few kept, to check quotes against."""
 
     def __init__(self, collection: Searchable) -> None:
-        self._read = lru_cache(maxsize=16)(lambda document_id: collection.document(document_id).text)
+        self._read = lru_cache(maxsize=16)(collection.document)
 
-    def text(self, document_id: int) -> str:
-        """Raises nothing where the document is gone: it has no text any more, so no quote stands in it."""
+    def get(self, document_id: int) -> Document | None:
+        """None where the document is gone: it has no text any more, so no quote stands in it."""
         try:
             return self._read(document_id)
         except MissingError:
-            return ""
+            return None
 
 
 class _Clock:

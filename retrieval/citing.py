@@ -8,8 +8,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from retrieval.packing import DocumentOf
 from retrieval.passages import Citation, Hit, Support
-from retrieval.quoting import DocumentText, cite
+from retrieval.quoting import cite
 from retrieval.sentences import sentence_spans
 from retrieval.support import MARKER, Evidence, best_evidence, content_tokens
 
@@ -40,7 +41,7 @@ class CheckedAnswer:
 
 
 def check_citations(
-    text: str, given: Sequence[Hit], document_text: DocumentText | None = None, *, question: str = ""
+    text: str, given: Sequence[Hit], document: DocumentOf | None = None, *, question: str = ""
 ) -> CheckedAnswer:
     """Number i + 1 means `given[i]`. A sentence without a (right) citation gets the passage that supports it best,
     if one does; a cited passage that does not bear the sentence out stays, marked "no". Words that only repeat the
@@ -60,7 +61,7 @@ def check_citations(
         found = _support(sentence, [n for n in dict.fromkeys(named) if 1 <= n <= len(given)], given, asked)
         kept: list[int] = []
         for n, evidence in found:
-            citation = cite(n, given[n - 1], evidence.start, evidence.end, evidence.verdict, document_text)
+            citation = cite(n, given[n - 1], evidence.start, evidence.end, evidence.verdict, document)
             if citation is not None:
                 kept.append(n)
                 _keep(citation, citations)

@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
+from retrieval.answerability import MeaningScale
 from retrieval.embedding.embedder import Embedder
 from retrieval.errors import BusyError, DamagedError, FathomError, MissingError, UsageError
 from retrieval.filters import Filter
@@ -29,6 +31,7 @@ from retrieval.storage.file_memory import roots
 from retrieval.storage.locking import WriterLock
 
 CATALOGUE = "catalogue.sqlite"
+REFUSAL_THRESHOLD = "refusal_threshold"
 # Candidates per leg before fusion.
 DEPTH = 100
 
@@ -220,6 +223,27 @@ class Collection:
                 self.fingerprint.refuse_other(embedder, self.name)
                 self._embedder = embedder
             return self._embedder
+
+    @cached_property
+    def meaning_scale(self) -> MeaningScale:
+        """What cosines of its embedding model are worth."""
+        return MeaningScale.of(self.fingerprint.probes)
+
+    @property
+    def refusal_threshold(self) -> float | None:
+        """Confidence below which an answer is refused (retrieval/answerability.py); None where none was set here."""
+        text = self.catalogue.setting(REFUSAL_THRESHOLD)
+        return None if text is None else float(text)
+
+    def set_refusal_threshold(self, value: float | None) -> None:
+        """Kept with the collection, and exported with it; None takes it back. Raises UsageError outside 0 to 1."""
+        if value is not None and not 0.0 <= value <= 1.0:
+            raise UsageError(f"a threshold of refusal is a probability from 0 to 1; {value} was given")
+        with self.catalogue.transaction():
+            if value is None:
+                self.catalogue.forget_setting(REFUSAL_THRESHOLD)
+            else:
+                self.catalogue.set_setting(REFUSAL_THRESHOLD, repr(float(value)))
 
     # -- writing ---------------------------------------------------------------------------------------------------
 

@@ -128,8 +128,22 @@ class Citation:
 
 
 @dataclass(frozen=True, slots=True)
+class Flag:
+    """A number or name, `text[start:end]` of an answer, that stands in no passage the answer was written from."""
+
+    start: int
+    end: int
+    text: str
+    kind: Literal["number", "name"]
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
-    """A finished answer. `citations` holds only numbers that occur in `text`."""
+    """A finished answer. `citations` holds only numbers that occur in `text`.
+
+    `confidence` is the estimated probability that the documents answer the question; below `threshold` it is refused.
+    `draft` is what the model wrote where quotations took its place. `prompt_version` is "" where no model was asked.
+    """
 
     text: str
     refused: bool
@@ -138,3 +152,8 @@ class Answer:
     hits: tuple[Hit, ...]
     model: str
     timings: Mapping[str, float]
+    flags: tuple[Flag, ...] = ()
+    confidence: float | None = None
+    threshold: float | None = None
+    draft: str = ""
+    prompt_version: str = ""

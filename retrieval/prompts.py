@@ -13,7 +13,7 @@ from typing import Literal
 
 from retrieval.passages import Hit
 
-PROMPT_VERSION = "answer-1"
+PROMPT_VERSION = "answer-2"
 """Changes with every change of a rendered text: adapters record the version they were trained on."""
 
 MAX_TITLE = 120
@@ -115,19 +115,26 @@ def passage_block(n: int, hit: Hit) -> str:
 def answer_messages(
     question: str, passages: Sequence[Hit], history: Sequence[Message] = (), *, language: Language | None = None
 ) -> list[Message]:
-    """The messages that ask for a cited answer. Passage i of `passages` is number i + 1.
+    """The messages that ask for a cited answer. Passage i of `passages`, which come best first, is number i + 1.
 
     The whole is in the language of the question, so that the answer is too.
     """
     words = _WORDS[language or language_of(question)]
     messages = [Message("system", words.system), *_earlier(history)]
-    blocks = "\n\n".join(passage_block(n, hit) for n, hit in enumerate(passages, start=1))
+    blocks = "\n\n".join(passage_block(n, passages[n - 1]) for n in ends_first(len(passages)))
     messages.append(
         Message(
             "user", f"{words.passages}\n\n{blocks}\n\n{words.question} {neutral(question).strip()}\n{words.closing}"
         )
     )
     return messages
+
+
+def ends_first(count: int) -> list[int]:
+    """Numbers 1 to `count` in the order in which passages are shown: the best first, the second best last, the worst in
+    the middle, which models read least (Liu et al. 2023, "Lost in the Middle")."""
+    numbers = range(1, count + 1)
+    return [*numbers[::2], *reversed(numbers[1::2])]
 
 
 def closed_book_messages(

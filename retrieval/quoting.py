@@ -4,19 +4,18 @@ No language model: a sentence is good if it has the question's telling words, me
 hand) and comes from a good hit.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from retrieval.packing import DocumentOf
 from retrieval.passages import Citation, Hit, Support
 from retrieval.sentences import sentence_spans
 from retrieval.support import MARKER, content_tokens, coverage, inverse_frequencies
 
 if TYPE_CHECKING:
     from retrieval.embedding.embedder import Embedder
-
-DocumentText = Callable[[int], str]
-"""The whole text of a document by its id."""
 
 WORDS, MEANING, RANK = 0.5, 0.35, 0.15
 """Shares of the three signals in a sentence's score; without an embedder its share goes to the words."""
@@ -125,17 +124,23 @@ def _says_else(text: str, other: str) -> bool:
     return len(one & two) < 0.7 * min(len(one), len(two)) if one and two else text != other
 
 
-def cite(
-    n: int, hit: Hit, start: int, end: int, supported: Support, document_text: DocumentText | None
-) -> Citation | None:
-    """The citation of the stretch [start, end) of the hit's passage; None where the stored document does not have
-    exactly this text there (it was changed meanwhile): no link may lead to text that is not in the source."""
+def cite(n: int, hit: Hit, start: int, end: int, supported: Support, document: DocumentOf | None) -> Citation | None:
+    """The citation of the stretch [start, end) of the hit's passage, with the page it begins on; None where the stored
+    document does not have exactly this text there (it was changed meanwhile): no link may lead to text that is not in
+    the source. Without `document` the passage is believed."""
     passage, source = hit.passage, hit.source
     quote = passage.text[start:end]
     first, last = passage.start + start, passage.start + end
-    if not quote or (document_text is not None and document_text(passage.document_id)[first:last] != quote):
+    page = passage.page
+    if not quote:
         return None
-    return Citation(n, source.uri, source.title, passage.page, first, last, quote, supported, passage.id)
+    if document is not None:
+        stored = document(passage.document_id)
+        if stored is None or stored.text[first:last] != quote:
+            return None
+        # A passage may run over a page's end, a joined one over several.
+        page = max(1, bisect_right(stored.page_starts, first)) if stored.page_starts else page
+    return Citation(n, source.uri, source.title, page, first, last, quote, supported, passage.id)
 
 
 def quoted_answer(
@@ -143,7 +148,7 @@ def quoted_answer(
     hits: Sequence[Hit],
     *,
     embedder: "Embedder | None" = None,
-    document_text: DocumentText | None = None,
+    document: DocumentOf | None = None,
     limit: int = 3,
 ) -> tuple[str, tuple[Citation, ...]]:
     """The quote mode's answer text and its citations; ("", ()) where nothing fits. Hit i has number i + 1.
@@ -156,7 +161,7 @@ def quoted_answer(
     best = quotes[0].hit if quotes else 0
     for quote in sorted(quotes, key=lambda q: (q.hit != best, q.hit, q.start)):
         n = quote.hit + 1
-        citation = cite(n, hits[quote.hit], quote.start, quote.end, "yes", document_text)
+        citation = cite(n, hits[quote.hit], quote.start, quote.end, "yes", document)
         if citation is not None:
             citations.append(citation)
             # A bracketed number in the source (a bibliography) must not become a link of ours.

@@ -189,7 +189,8 @@ def _follow(terminal: "Terminal", events: "Iterable[AnswerEvent]") -> Answer:
 
 
 def answer_as_json(answer: Answer) -> dict[str, Any]:
-    """The `ask --json` contract; `quote` is exactly the document's text from `start` to `end`."""
+    """The `ask --json` contract; `quote` is exactly the document's text from `start` to `end`; `flags` are numbers and
+    names of `answer` that stand in no passage."""
     return {
         "answer": answer.text,
         "refused": answer.refused,
@@ -209,6 +210,13 @@ def answer_as_json(answer: Answer) -> dict[str, Any]:
         "queries": list(answer.queries),
         "passages": [hit_as_json(hit) for hit in answer.hits],
         "model": answer.model,
+        "confidence": answer.confidence,
+        "threshold": answer.threshold,
+        "flags": [
+            {"start": flag.start, "end": flag.end, "text": flag.text, "kind": flag.kind} for flag in answer.flags
+        ],
+        "draft": answer.draft,
+        "prompt_version": answer.prompt_version,
         "timings": dict(answer.timings),
     }
 

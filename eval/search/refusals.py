@@ -1,12 +1,11 @@
-"""Questions with and without an answer in their documents → thresholds below which a question is refused. No model.
+"""Questions with and without an answer in their documents → the confidence below which a question is refused. No model.
 
-The thresholds are those of `retrieval.answering.nearness`: best cosine, and the share of the question's telling words
-that one passage has. Fitted on some documents' questions, measured on those of others.
+The confidence is that of `retrieval.answerability`. Fitted on some documents' questions, measured on those of others.
 """
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,23 +15,19 @@ from eval.data.datasets import RetrievalDataset
 from eval.data.questions import Question, QuestionSet, read_questions
 from eval.figures.statistics import Value, estimates, paired
 from eval.runs.parts import Progress
-from retrieval.answering import PASSAGES, AnswerSettings
+from retrieval.answering import PASSAGES, AnswerSettings, Searched, answer_stream, threshold
 from retrieval.collection import Collection
 from retrieval.errors import UsageError
 from retrieval.filters import Filter
-from retrieval.quoting import best_coverage
 
-STEPS = 60
-"""Values of each threshold that are tried: quantiles of what the questions have."""
 SLACK = 0.005
-"""Of balanced accuracy: thresholds that are so much worse than the best, but nearer to those in use, are kept."""
+"""Of balanced accuracy: a threshold that is so much worse than the best, but nearer to the one in use, is kept."""
 
 
 class Signal(NamedTuple):
-    """What a search says of a question, and whether its documents answer it."""
+    """How sure a search is that the documents answer a question, and whether they do."""
 
-    dense: float
-    coverage: float
+    confidence: float
     answerable: bool
 
 
@@ -81,8 +76,8 @@ class RefusalQuestions:
     def tune(
         self, collection: Collection, settings: AnswerSettings | None, seed: int, progress: Progress
     ) -> dict[str, Any]:
-        """Thresholds in use and best, with refusal recall and over-refusal of both on the questions not fitted on."""
-        now = settings or AnswerSettings()
+        """Threshold in use and best, with refusal recall and over-refusal of both on the questions not fitted on."""
+        now = threshold(collection, settings or AnswerSettings())
         asked = [*self.dev, *self.test]
         signals: list[Signal] = []
         for number, question in enumerate(asked, 1):
@@ -95,11 +90,9 @@ class RefusalQuestions:
         found = paired(sides[0], sides[1], clusters=clusters, seed=seed)
         figures = [estimates(side, clusters=clusters, seed=seed) for side in sides]
         difference = found["right"].difference
-        chosen = {"least_dense": fitted.least_dense, "least_coverage": fitted.least_coverage}
-        current = {"least_dense": now.least_dense, "least_coverage": now.least_coverage}
         return {
-            "now": current,
-            "best": chosen,
+            "now": now,
+            "best": fitted,
             "fitted_on": len(self.dev),
             "measured_on": len(self.test),
             **{
@@ -115,53 +108,80 @@ class RefusalQuestions:
                 "high": difference.high,
                 "p": found["right"].p,
             },
-            "adopt": chosen != current and difference.low is not None and difference.low > 0,
+            "adopt": fitted != now and difference.low is not None and difference.low > 0,
         }
 
 
 def signal(question: Question, collection: Collection, k: int = PASSAGES) -> Signal:
-    """Search as the chat does and look at the nearest passage."""
+    """Search as the chat does and look at the nearest passages."""
     filters = [Filter("document", "=", question.within)] if question.within else []
-    hits = collection.search(question.text, k=k, filters=filters).hits
-    dense = max((hit.scores.dense or 0.0 for hit in hits), default=0.0)
-    return Signal(dense, best_coverage(question.text, hits) if hits else 0.0, question.answerable)
+    events = answer_stream(
+        question.text, collection=collection, mode="quote", k=k, filters=filters, history=question.history
+    )
+    searched = next(event for event in events if isinstance(event, Searched))
+    return Signal(searched.confidence, question.answerable)
 
 
-def fit(signals: Sequence[Signal], now: AnswerSettings) -> AnswerSettings:
-    """The thresholds with the highest balanced accuracy: mean of the share refused of the unanswerable and the share
+def fit(signals: Sequence[Signal], now: float) -> float:
+    """The threshold with the highest balanced accuracy: mean of the share refused of the unanswerable and the share
     answered of the answerable questions (Brodersen et al. 2010), so that it does not matter how many there are of each.
 
-    Of nearly equal ones those nearest to what is in use.
+    Of nearly equal ones the one nearest to `now`.
     """
-    dense = np.array([found.dense for found in signals])
-    coverage = np.array([found.coverage for found in signals])
+    sure = np.array([found.confidence for found in signals])
     answerable = np.array([found.answerable for found in signals])
-    best: list[tuple[float, float, float, float]] = []
-    for least_dense in _steps(dense, now.least_dense):
-        for least_coverage in _steps(coverage, now.least_coverage):
-            answered = (dense >= least_dense) | (coverage >= least_coverage)
-            accuracy = float(answered[answerable].mean() + (~answered[~answerable]).mean()) / 2
-            away = abs(least_dense - now.least_dense) + abs(least_coverage - now.least_coverage)
-            best.append((accuracy, away, least_dense, least_coverage))
-    most = max(accuracy for accuracy, *_ in best)
-    _, _, least_dense, least_coverage = min(
-        (row for row in best if row[0] >= most - SLACK), key=lambda row: (row[1], -row[0])
-    )
-    return replace(now, least_dense=least_dense, least_coverage=least_coverage)
+    between = np.unique(np.round(sure, 4))
+    tried = sorted({now, *between.tolist(), *((between[1:] + between[:-1]) / 2).round(4).tolist()})
+    scored = []
+    for least in tried:
+        answered = sure >= least
+        accuracy = float(answered[answerable].mean() + (~answered[~answerable]).mean()) / 2
+        scored.append((accuracy, abs(least - now), least))
+    most = max(accuracy for accuracy, *_ in scored)
+    return min((row for row in scored if row[0] >= most - SLACK), key=lambda row: (row[1], -row[0]))[2]
 
 
-def _steps(values: np.ndarray, now: float) -> list[float]:
-    quantiles = np.quantile(values, np.linspace(0, 1, STEPS))
-    return sorted({round(float(value), 3) for value in quantiles} | {now})
-
-
-def _table(signals: Sequence[Signal], names: Sequence[str], chosen: AnswerSettings) -> dict[str, dict[str, Value]]:
+def _table(signals: Sequence[Signal], names: Sequence[str], least: float) -> dict[str, dict[str, Value]]:
     table: dict[str, dict[str, Value]] = {"right": {}, "refusal_recall": {}, "over_refusal": {}}
     counts = {kind: sum(found.answerable is kind for found in signals) for kind in (True, False)}
     for name, found in zip(names, signals, strict=True):
-        refused = not (found.dense >= chosen.least_dense or found.coverage >= chosen.least_coverage)
+        refused = found.confidence < least
         # Weighted so that both kinds count half: the mean is the balanced accuracy.
         weight = len(signals) / (2 * counts[found.answerable])
         table["right"][name] = weight * float(refused != found.answerable)
         table["over_refusal" if found.answerable else "refusal_recall"][name] = float(refused)
     return table
+
+
+def fitted(path: Path, collection: Collection, now: float, progress: Progress) -> dict[str, Any]:
+    """The best threshold for a collection by a question file of its own, with what it and `now` refuse of them. Counted
+    on the questions that it was fitted on. Raises UsageError where either kind of question is missing."""
+    questions = read_questions(path, collection=collection).questions
+    kinds = {question.answerable for question in questions}
+    if len(kinds) < 2:
+        lacking = "answers" if True not in kinds else "does not answer"
+        raise UsageError(
+            f"{path} has no question that the collection {lacking}; a threshold can only be fitted to both kinds"
+        )
+    signals = []
+    for number, question in enumerate(questions, 1):
+        signals.append(signal(question, collection))
+        progress("asking", number, len(questions))
+    best = fit(signals, now)
+    return {
+        "threshold": best,
+        "answerable": sum(found.answerable for found in signals),
+        "unanswerable": sum(not found.answerable for found in signals),
+        "before": _shares(signals, now),
+        "after": _shares(signals, best),
+    }
+
+
+def _shares(signals: Sequence[Signal], least: float) -> dict[str, float]:
+    refused = {
+        kind: [found.confidence < least for found in signals if found.answerable is kind] for kind in (True, False)
+    }
+    return {
+        "refused": round(float(np.mean(refused[False])), 4),
+        "over_refused": round(float(np.mean(refused[True])), 4),
+    }

@@ -77,7 +77,7 @@ def test_the_json_has_metrics_intervals_and_extras(fathom: Fathom, questions: Pa
 
 def test_the_screen_shows_figures_by_group(fathom: Fathom, questions: Path) -> None:
     out = fathom(str(questions), "--quote").output
-    for word in ("accuracy", "citation_precision", "refusal_F1", "AURC", "language", "zh", "refused: 1 by nearness"):
+    for word in ("accuracy", "citation_precision", "refusal_F1", "AURC", "language", "zh", "refused: 1 by confidence"):
         assert word in out, word
 
 

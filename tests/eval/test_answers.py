@@ -15,6 +15,7 @@ from eval.answers import AnswersPart, asked
 from eval.data.questions import Question
 from eval.figures.statistics import estimates, table_of
 from eval.runs.parts import PartFolder, Tools
+from retrieval.answering import AnswerSettings
 from retrieval.collection import Collection
 from retrieval.errors import FathomError, ReadingError, UsageError
 from retrieval.passages import Document
@@ -105,7 +106,11 @@ def write(folder: Path, questions: Sequence[dict[str, Any]]) -> None:
 
 def tools(tmp_path: Path, llm: Any = None, **more: Any) -> Tools:
     embedder = HashingEmbedder()
-    return Tools(cache=tmp_path / "cache", embedder=lambda: embedder, llm=lambda name: llm or Scripted(), **more)
+    # Hashed words are never as near as meanings are, so that the general threshold would refuse too much.
+    answer = AnswerSettings(least_confidence=0.02)
+    return Tools(
+        cache=tmp_path / "cache", embedder=lambda: embedder, llm=lambda name: llm or Scripted(), answer=answer, **more
+    )
 
 
 def measured(tmp_path: Path, place: Path, llm: Any = None, name: str = "part", **options: Any) -> Any:
@@ -144,13 +149,13 @@ def test_retrieved_answers_are_measured_by_kind_citation_and_refusal(tmp_path: P
     # 水温应该在八十度左右 / 八十度左右: 5 of 10 and 5 characters, by CMRC's rule
     assert records["tea"]["metrics"]["F1"] == pytest.approx(2 * 5 / 15)
 
-    assert records["salt"]["refused_by"] == "model" and records["cup"]["refused_by"] == "nearness"
+    assert records["salt"]["refused_by"] == "model" and records["cup"]["refused_by"] == "confidence"
     assert records["salt"]["metrics"]["EM"] == records["salt"]["metrics"]["F1"] == 1
     for metric in ("accuracy", "refusal_precision", "refusal_recall", "refusal_F1", "link_rate", "citation_precision"):
         assert figures[metric] == 1, metric
     assert figures["citation_recall"] == figures["citation_F1"] == figures["gold_retrieved"] == 1
     assert figures["over_refusal"] == figures["risk"] == 0 and figures["coverage"] == pytest.approx(3 / 5)
-    assert extras["refused_by"] == {"model": 1, "nearness": 1}
+    assert extras["refused_by"] == {"model": 1, "confidence": 1}
     assert extras["risk_coverage"]["n"] == 3 and extras["risk_coverage"]["AURC"] == 0
     assert set(extras["by"]["language"]) == {"en", "zh"} and extras["by"]["kind"]["yes-no"]["n"] == 1
     assert extras["answerable_auroc"]["confidence"] > 0.5

@@ -31,8 +31,9 @@ def hits_of(*texts: str, title: str = "") -> list[Hit]:
     ]
 
 
-def document_text(hits: list[Hit]):
-    return lambda document_id: "0123456789" + hits[document_id - 1].passage.text + " tail"
+def stored(hits: list[Hit]):
+    """The stored documents; their second page begins with character 5."""
+    return lambda n: Document(f"{n}.txt", "0123456789" + hits[n - 1].passage.text + " tail", page_starts=(0, 5))
 
 
 def test_sentences_of_english_and_chinese() -> None:
@@ -95,10 +96,10 @@ def test_the_best_sentence_is_quoted_with_exact_offsets() -> None:
         ("泡绿茶的水温应该是多少？", 4, "水温应该在八十度左右。"),
         ("哪个朝代修建了城墙？", 5, "明朝修建了大部分城墙。"),
     ):
-        text, citations = quoted_answer(question, hits, document_text=document_text(hits))
+        text, citations = quoted_answer(question, hits, document=stored(hits))
         first = citations[0]
         assert (first.n, first.quote, first.supported) == (n, sentence, "yes")
-        assert document_text(hits)(n)[first.start : first.end] == sentence
+        assert stored(hits)(n).text[first.start : first.end] == sentence
         assert text.startswith(f"{sentence} [{n}]")
         assert {f"[{c.n}]" for c in citations} <= set(text.split())
 
@@ -110,15 +111,15 @@ def test_what_follows_a_question_or_heading_is_the_answer() -> None:
 
 def test_nothing_is_quoted_where_nothing_fits_or_the_source_changed() -> None:
     hits = hits_of("Bread needs flour and water to rise.")
-    assert quoted_answer("Who won the election in Peru?", hits, document_text=document_text(hits)) == ("", ())
-    assert quoted_answer("What does bread need?", hits, document_text=lambda i: "something else") == ("", ())
+    assert quoted_answer("Who won the election in Peru?", hits, document=stored(hits)) == ("", ())
+    assert quoted_answer("What does bread need?", hits, document=lambda i: Document("x", "something else")) == ("", ())
     assert quoted_answer("What does bread need?", []) == ("", ())
 
 
 def test_numbers_in_the_source_are_not_taken_for_citations_and_copies_are_quoted_once() -> None:
     sentence = "Transformers need attention [1] as shown in earlier work [2]."
     hits = hits_of("Unrelated opening words.", sentence, sentence)
-    text, citations = quoted_answer("What do transformers need?", hits, document_text=document_text(hits))
+    text, citations = quoted_answer("What do transformers need?", hits, document=stored(hits))
     assert text == "Transformers need attention (1) as shown in earlier work (2). [2]"
     assert [c.quote for c in citations] == [sentence]
 

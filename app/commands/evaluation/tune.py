@@ -161,7 +161,7 @@ def _show(run: Run, result: "PartResult") -> None:
     if refusal := found.get("refusal"):
         now, best = refusal["figures_now"], refusal["figures_best"]
         terminal.line(
-            f"Refusing below cosine {refusal['best']['least_dense']} and coverage {refusal['best']['least_coverage']}: "
+            f"Refusing below a confidence of {refusal['best']:.3f} instead of {refusal['now']:.3f}: "
             f"unanswerable refused {now['refusal_recall']['value']:.3f} → {best['refusal_recall']['value']:.3f}, "
             f"answerable refused {now['over_refusal']['value']:.3f} → {best['over_refusal']['value']:.3f}; "
             f"balanced accuracy {_signed(refusal['difference'])}."

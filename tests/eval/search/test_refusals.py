@@ -1,32 +1,27 @@
-"""Thresholds of refusal on signals that can be checked by hand."""
+"""The threshold of refusal on signals that can be checked by hand."""
 
 import json
 
 import pytest
 
 from eval.search.refusals import RefusalQuestions, Signal, fit
-from retrieval.answering import AnswerSettings
 from retrieval.errors import UsageError
 
 
-def test_thresholds_part_what_can_be_answered_from_what_cannot():
-    answered = [Signal(0.6 + n / 100, 0.1, True) for n in range(20)]
-    silent = [Signal(0.3 + n / 100, 0.1, False) for n in range(20)]
-    fitted = fit([*answered, *silent], AnswerSettings(least_coverage=0.2, least_dense=0.9))
-    assert 0.49 < fitted.least_dense <= 0.6
-    assert fitted.least_coverage > 0.1
+def test_the_threshold_parts_what_can_be_answered_from_what_cannot():
+    answered = [Signal(0.6 + n / 100, True) for n in range(20)]
+    silent = [Signal(0.3 + n / 100, False) for n in range(20)]
+    assert 0.49 < fit([*answered, *silent], 0.9) <= 0.6
 
 
-def test_thresholds_that_do_as_well_are_left_as_they_are():
-    now = AnswerSettings(least_coverage=0.5, least_dense=0.5)
-    signals = [Signal(0.8, 0.9, True)] * 10 + [Signal(0.1, 0.1, False)] * 10
-    assert fit(signals, now) == now
+def test_a_threshold_that_does_as_well_is_left_as_it_is():
+    signals = [Signal(0.8, True)] * 10 + [Signal(0.1, False)] * 10
+    assert fit(signals, 0.5) == 0.5
 
 
 def test_few_unanswerable_questions_weigh_as_much_as_many_answerable_ones():
-    signals = [Signal(0.5 + n / 1000, 0.0, True) for n in range(100)] + [Signal(0.55, 0.0, False)] * 2
-    fitted = fit(signals, AnswerSettings(least_coverage=0.9, least_dense=0.0))
-    assert fitted.least_dense > 0.55  # half of the hundred are given up for the two
+    signals = [Signal(0.5 + n / 1000, True) for n in range(100)] + [Signal(0.55, False)] * 2
+    assert fit(signals, 0.0) > 0.55  # half of the hundred are given up for the two
 
 
 def questions(path, rows):
