@@ -1,4 +1,5 @@
-"""The suites of data/suites: smoke from files to report, with the real models; full as far as it can be read."""
+"""The suites of data/suites: smoke from files to report and the handbook's figures, with the real models; full as far
+as it can be read."""
 
 import json
 import os
@@ -74,3 +75,16 @@ def test_the_smoke_suite_runs_and_a_second_call_shows_what_was_measured(tmp_path
     gate = fathom(tmp_path, "eval", "compare", "smoke:words", "smoke:hybrid", "--gate", "nDCG@10>=0")
     loose = fathom(tmp_path, "eval", "compare", "smoke:words", "smoke:hybrid", "--gate", "nDCG@10>=-0.5")
     assert (gate.returncode, loose.returncode) == (1, 0), gate.stdout
+
+
+@pytest.mark.slow
+def test_the_handbook_suite_finds_the_pages_and_quotes_them_word_for_word(tmp_path: Path) -> None:
+    arguments = ("--only", "found", "--only", "quotes", "--run", "handbook", "--json")
+    done = fathom(tmp_path, "eval", "run", "data/suites/handbook.yaml", *arguments)
+    assert done.returncode == 0, done.stderr
+    parts = json.loads(done.stdout)["parts"]
+    assert {name: part["counts"]["done"] for name, part in parts.items()} == {"found": 105, "quotes": 120}
+    assert all(part["counts"]["errors"] == 0 for part in parts.values())
+    # 0.952 when this was written: a floor against breakage, not the figure itself.
+    assert parts["found"]["metrics"]["Success@5"] > 0.9
+    assert parts["quotes"]["metrics"]["link_rate"] == 1.0
