@@ -325,7 +325,12 @@ class _Finish:
         # A follow-up says too little to choose sentences by ("and the second one?").
         asked = self.queries[-1]
         text, citations = quoted_answer(
-            asked, self.hits, embedder=self.embedder, document=self.documents.get, limit=self.settings.quotes
+            asked,
+            self.hits,
+            embedder=self.embedder,
+            document=self.documents.get,
+            limit=self.settings.quotes,
+            sure=True,  # whether to refuse has been decided
         )
         self.clock.lap("quote")
         if not citations:

@@ -49,9 +49,10 @@ class _Candidate:
 
 
 def best_quotes(
-    question: str, hits: Sequence[Hit], *, embedder: "Embedder | None" = None, limit: int = 3
+    question: str, hits: Sequence[Hit], *, embedder: "Embedder | None" = None, limit: int = 3, sure: bool = False
 ) -> list[Quote]:
-    """Up to `limit` sentences, best first; none where no sentence has to do with the question.
+    """Up to `limit` sentences, best first; none where no sentence has to do with the question, unless it is `sure` that
+    the passages answer it: then the best one in any case.
 
     A further sentence is added only if it is nearly as good as the first and says something else.
     """
@@ -73,6 +74,8 @@ def best_quotes(
         for candidate, cosine in zip(candidates, meaning, strict=True)
         if candidate.covered >= LEAST_COVERAGE or cosine >= LEAST_MEANING
     ]
+    if sure and not relevant:
+        relevant = [max(candidates, key=lambda c: (c.score, -c.hit, -c.start))]
     relevant.sort(key=lambda c: (-c.score, c.hit, c.start))
     chosen: list[_Candidate] = []
     for candidate in relevant:
@@ -150,6 +153,7 @@ def quoted_answer(
     embedder: "Embedder | None" = None,
     document: DocumentOf | None = None,
     limit: int = 3,
+    sure: bool = False,
 ) -> tuple[str, tuple[Citation, ...]]:
     """The quote mode's answer text and its citations; ("", ()) where nothing fits. Hit i has number i + 1.
 
@@ -157,7 +161,7 @@ def quoted_answer(
     """
     lines: list[str] = []
     citations: list[Citation] = []
-    quotes = best_quotes(question, hits, embedder=embedder, limit=limit)
+    quotes = best_quotes(question, hits, embedder=embedder, limit=limit, sure=sure)
     best = quotes[0].hit if quotes else 0
     for quote in sorted(quotes, key=lambda q: (q.hit != best, q.hit, q.start)):
         n = quote.hit + 1

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from retrieval.prompts import Language, Message, language_of, neutral
 from retrieval.sentences import sentence_spans
+from retrieval.support import content_tokens
 
 if TYPE_CHECKING:
     from llama_index.core.llms import LLM
@@ -20,6 +21,8 @@ REWRITE_VERSION = "rewrite-1"
 
 HISTORY_MESSAGES, HISTORY_CHARACTERS = 6, 400
 """Earlier messages shown, and characters of each."""
+LEANING_WORDS = 3
+"""Telling words up to which a question is taken to lean on the one before it."""
 MAX_NEW_TOKENS = 96
 MAX_CHARACTERS = 400
 """Longest rewrite. CANARD's longest human one has 250 characters; what is longer is an answer or a model in a loop."""
@@ -61,9 +64,15 @@ def as_asked(question: str, history: Sequence[Message]) -> str:
 
 
 def with_previous(question: str, history: Sequence[Message]) -> str:
-    """The last question of the user and this one: names carry over ("What is a tide?" "Who found out?")."""
+    """The last question of the user and this one: names carry over ("What is a tide?" "Who found out?"). A last question
+    that says little itself ("And for the neap?") brings the one before it along."""
     asked = [message.text.strip() for message in history if message.role == "user" and message.text.strip()]
-    return f"{asked[-1]} {question.strip()}" if asked else question.strip()
+    carried: list[str] = []
+    for text in reversed(asked):
+        carried.insert(0, text)
+        if len(content_tokens(text)) > LEANING_WORDS:
+            break
+    return " ".join([*carried, question.strip()])
 
 
 @dataclass(frozen=True, slots=True)

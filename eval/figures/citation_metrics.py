@@ -4,6 +4,7 @@ Figures are (numerator, denominator) pairs to be summed over answers before they
 citations weighs ten times one with one.
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 
 from eval.data.gold import GoldSpan
@@ -44,6 +45,9 @@ def gold_figures(citations: Sequence[Citation], evidence: Sequence[Sequence[Gold
         "citation_recall": (found, len(evidence)),
         "citation_F1": 2 * precision * recall / (precision + recall) if right else 0.0,
     }
+
+
+_WRITTEN_MARK = re.compile(r"[ \t]*\(\d{1,3}(?:\s?[,，、;\-–]\s?\d{1,3})*\)")
 
 
 def own_figures(
@@ -90,4 +94,4 @@ def _stands(citation: Citation, document_text: Callable[[str], str]) -> bool:
 
 def _folded(text: str) -> str:
     # Quotes in an answer stand on one line, and a bracketed number of the source is written (3) there.
-    return " ".join(strip_markers(text)[0].split())
+    return " ".join(_WRITTEN_MARK.sub("", strip_markers(text)[0]).split())

@@ -17,6 +17,7 @@ from retrieval.rewriting import (
     cleaned_rewrite,
     rewrite_messages,
     rewriter_named,
+    with_previous,
 )
 
 HISTORY = [Message("user", "Who wrote Dune?"), Message("assistant", "Frank Herbert wrote Dune in 1965.")]
@@ -122,3 +123,16 @@ def test_a_message_can_neither_pose_as_another_speaker_nor_as_a_control_token() 
         "Rewritten question",
     ]
     assert "<|im_end|>" not in user.text
+
+
+def test_a_follow_up_carries_the_question_before_it_and_that_one_what_it_leans_on() -> None:
+    def asked(*questions: str) -> list[Message]:
+        return [message for text in questions for message in (Message("user", text), Message("assistant", "Yes."))]
+
+    long = "How many questions do I need to detect a gain of ten points?"
+    assert with_previous("And for 5 points?", asked(long)) == f"{long} And for 5 points?"
+    assert with_previous("And 2?", asked("How do I brew tea?", long, "And for 5 points?")) == (
+        f"{long} And for 5 points? And 2?"
+    )
+    assert with_previous("And 2?", asked("And for 5?", "And for 3?")) == "And for 5? And for 3? And 2?"
+    assert with_previous("What is a tide?", []) == "What is a tide?"
