@@ -64,8 +64,8 @@ def as_asked(question: str, history: Sequence[Message]) -> str:
 
 
 def with_previous(question: str, history: Sequence[Message]) -> str:
-    """The last question of the user and this one: names carry over ("What is a tide?" "Who found out?"). A last question
-    that says little itself ("And for the neap?") brings the one before it along."""
+    """The last question of the user and this one: names carry over ("What is a tide?" "Who found out?"). A last
+    question that says little itself ("And for the neap?") brings the one before it along."""
     asked = [message.text.strip() for message in history if message.role == "user" and message.text.strip()]
     carried: list[str] = []
     for text in reversed(asked):

@@ -12,7 +12,7 @@ from retrieval.citing import strip_markers
 from retrieval.errors import MissingError
 from retrieval.passages import Answer, Citation, Passage
 from retrieval.sentences import sentence_spans
-from retrieval.support import content_tokens
+from retrieval.support import MARKER, content_tokens
 
 Pair = tuple[float, float]
 
@@ -94,4 +94,4 @@ def _stands(citation: Citation, document_text: Callable[[str], str]) -> bool:
 
 def _folded(text: str) -> str:
     # Quotes in an answer stand on one line, and a bracketed number of the source is written (3) there.
-    return " ".join(_WRITTEN_MARK.sub("", strip_markers(text)[0]).split())
+    return " ".join(_WRITTEN_MARK.sub("", MARKER.sub("", text)).split())
