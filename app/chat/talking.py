@@ -6,7 +6,7 @@ Every string that reaches the browser goes through render.py; an error becomes a
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -51,11 +51,20 @@ TURNS_WITH_SOURCES = 8
 class Answering(Protocol):
     """Answers `question` over a collection from `k` passages; with `quote`, or while no model is ready, with quotes.
 
-    `history` are the messages before it; setting `stop` ends generation.
+    `history` are the messages before it; setting `stop` ends generation; `options` are the engine's own for this answer
+    (see app.api.decoding).
     """
 
     def __call__(
-        self, question: str, *, collection: str, quote: bool, k: int, history: Sequence[Message], stop: threading.Event
+        self,
+        question: str,
+        *,
+        collection: str,
+        quote: bool,
+        k: int,
+        history: Sequence[Message],
+        stop: threading.Event,
+        options: Mapping[str, float] | None = None,
     ) -> Iterator[AnswerEvent]: ...
 
 
