@@ -40,7 +40,7 @@ MAX_QUESTION_CHARACTERS = 4000
 MAX_PASSAGES = 20
 HISTORY_MESSAGES = 12
 """Messages kept for follow-up questions; answering shows the model fewer still."""
-MAX_ANSWERS = 16
+MAX_ANSWERS = 64
 """Answers in the making at once; the next ones wait for a thread, each in its own tab."""
 FRAME_SECONDS = 0.08
 """Shortest time between two updates of a streamed answer: rendering shares the cores with an embedded model."""
