@@ -121,6 +121,7 @@ def users(options: argparse.Namespace) -> Iterator[Measurement]:
     yield measure(
         users=options.users,
         rounds=options.rounds,
+        repeats=options.repeats,
         passages=options.sizes[0],
         through=options.through,
         progress=progress,
@@ -163,7 +164,7 @@ def main() -> None:
         turn.add_argument(option, type=int, default=default)
     commands.choices["turn-overhead"].add_argument("--questions", type=int, default=20)
     commands.choices["users"].add_argument("--users", type=int, default=50)
-    commands.choices["users"].add_argument("--rounds", type=int, default=3, help="questions of each user")
+    commands.choices["users"].add_argument("--rounds", type=int, default=1, help="questions of each user")
     commands.choices["users"].add_argument("--through", nargs="+", choices=("page", "api"), default=["page", "api"])
     for name in ("open", "update", "turn-overhead", "users"):
         commands.choices[name].add_argument("--sizes", type=int, nargs=1, default=[100_000])

@@ -6,11 +6,11 @@ one that submitting the box `#question` starts, with what every other component 
 """
 
 import json
+import queue
 import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from eval.speed.asking import Ask, Asked
@@ -58,43 +58,55 @@ def through_api(client: "httpx.Client", collection: str) -> Ask:
     return ask
 
 
-def through_page(client: "httpx.Client", collection: str, mark: str) -> Ask:
-    """A tab of its own for each question, opened before the clock starts. `mark` is the word that answers begin with:
-    where it is drawn, the first token is on the page."""
+class Tabs:
+    """The page's tabs, one for each question. `mark` is the word that answers begin with: where it is drawn, the first
+    token is on the page. Many threads may ask at once."""
 
-    @cache
-    def config() -> dict[str, Any]:
-        found: dict[str, Any] = client.get("/config").json()
-        return found
+    def __init__(self, client: "httpx.Client", collection: str, mark: str) -> None:
+        self._client = client
+        self._collection = collection
+        self._mark = mark
+        self._page: dict[str, Any] = client.get("/config").json()
+        self._open: queue.SimpleQueue[str] = queue.SimpleQueue()
 
-    def ask(question: str, stop: threading.Event) -> Asked:
-        page = config()
+    def open(self, count: int) -> None:
+        """Open tabs ahead, so that questions which are asked at the same moment do not wait for each other's tabs."""
+        for _ in range(count):
+            self._open.put(self._opened())
+
+    def _opened(self) -> str:
         session = uuid.uuid4().hex[:11]
-        for event in events_of(page, None, "load"):
-            # What the page shows first, the collections among it: a choice is refused by a tab that was not offered it.
-            body = _request(event, inputs_of(page, event, {}), session)
-            client.post("/gradio_api/run/predict", json=body).raise_for_status()
-        (submit,) = events_of(page, "question", "submit")
-        said = inputs_of(page, submit, {"question": question, "collection": collection})
+        for event in events_of(self._page, None, "load"):
+            # What the page shows first, the collections among it: a choice that was not offered is refused.
+            body = _request(event, inputs_of(self._page, event, {}), session)
+            self._client.post("/gradio_api/run/predict", json=body).raise_for_status()
+        return session
+
+    def ask(self, question: str, stop: threading.Event) -> Asked:
+        """One question in a tab that is open, or is opened before the clock starts."""
+        try:
+            session = self._open.get_nowait()
+        except queue.Empty:
+            session = self._opened()
+        (submit,) = events_of(self._page, "question", "submit")
+        said = inputs_of(self._page, submit, {"question": question, "collection": self._collection})
         began = time.perf_counter()
-        joined = client.post("/gradio_api/queue/join", json=_request(submit, said, session))
+        joined = self._client.post("/gradio_api/queue/join", json=_request(submit, said, session))
         if joined.status_code != 200:
             raise FathomError(f"the page answered {joined.status_code}: {joined.text[:300]}")
         ours = joined.json()["event_id"]
         first = None
-        with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": session}) as response:
+        with self._client.stream("GET", "/gradio_api/queue/data", params={"session_hash": session}) as response:
             for event in _events(response):
                 if event.get("event_id") != ours:
                     continue
-                if first is None and mark in json.dumps(event.get("output"), ensure_ascii=False):
+                if first is None and self._mark in json.dumps(event.get("output"), ensure_ascii=False):
                     first = time.perf_counter() - began
                 if event["msg"] == "process_completed":
                     if not event.get("success"):
                         raise FathomError(f"the page's answer failed: {str(event.get('output'))[:300]}")
                     return _asked(first, time.perf_counter() - began, {})
         raise FathomError("the page's stream ended before the answer did")
-
-    return ask
 
 
 def events_of(page: Mapping[str, Any], element: str | None, trigger: str) -> list[dict[str, Any]]:

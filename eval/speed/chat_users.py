@@ -1,17 +1,18 @@
 """Many people at once on a running chat, over an engine that needs a second → errors, first token, whole answer.
 
-A closed loop (see eval.speed.serving): each asks the next question when the last one is answered.
+All ask at the same moment; with more than one round each asks the next question when the last one is answered, and
+nobody takes time to read (see eval.speed.serving): that is the load of several times as many people.
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from eval.runs.parts import PartFolder, Progress
-from eval.speed.chat_clients import client_of, through_api, through_page
-from eval.speed.chat_server import PRECISION, Scripted, chatting, questions_for, workspace_with
-from eval.speed.measuring import Figure, Measurement
+from eval.speed.chat_clients import Tabs, client_of, through_api
+from eval.speed.chat_server import PRECISION, Chatting, Scripted, chatting, questions_for, workspace_with
+from eval.speed.measuring import Figure, Measurement, median
 from eval.speed.scripted_engine import MARK
 from eval.speed.serving import measure as measure_serving
 
@@ -27,16 +28,27 @@ def _quiet(stage: str, done: int, total: int) -> None:
 def measure(
     *,
     users: int = 50,
-    rounds: int = 3,
+    rounds: int = 1,
+    repeats: int = 3,
     passages: int = 100_000,
     through: Sequence[Way] = ("page", "api"),
     script: Scripted | None = None,
     progress: Progress | None = None,
 ) -> Measurement:
-    """On a collection of `passages`. Raises FathomError where nothing starts or every request fails."""
+    """On a collection of `passages`, `repeats` times; medians of percentiles.
+
+    Raises FathomError where nothing starts or every request fails.
+    """
     workspace, collection = workspace_with(passages, progress)
     return measure_in(
-        workspace, collection, users=users, rounds=rounds, through=through, script=script, progress=progress
+        workspace,
+        collection,
+        users=users,
+        rounds=rounds,
+        repeats=repeats,
+        through=through,
+        script=script,
+        progress=progress,
     )
 
 
@@ -45,7 +57,8 @@ def measure_in(
     collection: str,
     *,
     users: int,
-    rounds: int,
+    rounds: int = 1,
+    repeats: int = 1,
     through: Sequence[Way],
     script: Scripted | None = None,
     precision: str | None = PRECISION,
@@ -55,26 +68,54 @@ def measure_in(
     script = script or Scripted()
     questions = questions_for(workspace, collection, QUESTIONS)
     figures: list[Figure] = []
-    details: dict[str, Any] = {"script": str(script), "users": users, "rounds": rounds, "collection": collection}
-    for way in through:
-        with (
-            chatting(workspace, script, precision=precision) as running,
-            client_of(running.page) as client,
-            tempfile.TemporaryDirectory() as folder,
-        ):
-            ask = through_api(client, collection) if way == "api" else through_page(client, collection, MARK)
-            records = PartFolder(Path(folder))
-            found = measure_serving(ask, questions, records, progress or _quiet, users=[users], rounds=rounds)
-            (row,) = found["curve"]
-            details[way] = {
-                **row,
-                "problems": [record["error"] for record in records.all().values() if record.get("error")],
-            }
-        what = f"{users} users through the {'page' if way == 'page' else 'API'}"
-        figures.append(Figure(f"{what}, errors of {row['requests']}", row["errors"], "", ERRORS))
-        for percent, target in ((50, None), (95, FIRST_TOKEN_S)):
-            first, total = (row[name][f"p{percent}"] / 1e3 for name in ("first_token_ms", "total_ms"))
-            figures.append(Figure(f"{what}, first token p{percent}", first, "s", target))
-            figures.append(Figure(f"{what}, whole answer p{percent}", total, "s"))
-        figures.append(Figure(f"{what}, answers a second", row["requests_per_second"], "/s", None, "higher"))
+    details: dict[str, Any] = {"script": str(script), "users": users, "rounds": rounds}
+    with chatting(workspace, script, precision=precision) as running:
+        for way in through:
+            rows = bursts(running, collection, questions, way, users, rounds, repeats, progress)
+            details[way] = rows
+            figures += figures_of(f"{users} users through the {'page' if way == 'page' else 'API'}", rows)
     return Measurement("users", f"python -m eval.speed users --users {users}", tuple(figures), details)
+
+
+def bursts(
+    running: Chatting,
+    collection: str,
+    questions: Sequence[str],
+    way: Way,
+    users: int,
+    rounds: int,
+    repeats: int,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """A row of `eval.speed.serving.curve` for each repeat, with the sentences of what failed as `problems`."""
+    rows: list[dict[str, Any]] = []
+    with client_of(running.page) as client:
+        tabs = Tabs(client, collection, MARK)
+        ask = tabs.ask if way == "page" else through_api(client, collection)
+        for number in range(repeats):
+            # Other questions each time: nothing is answered from memory.
+            start = number * users * rounds % len(questions)
+            asked = [*questions[start:], *questions[:start]]
+            if way == "page":
+                tabs.open(users * rounds + 1)  # and the one that warms up
+            with tempfile.TemporaryDirectory() as folder:
+                records = PartFolder(Path(folder))
+                found = measure_serving(ask, asked, records, progress or _quiet, users=[users], rounds=rounds)
+                problems = [record["error"] for record in records.all().values() if record.get("error")]
+            rows.append(found["curve"][0] | {"problems": problems})
+    return rows
+
+
+def figures_of(what: str, rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
+    """Errors of all repeats together, and the medians of their percentiles."""
+    requests, errors = (sum(row[name] for row in rows) for name in ("requests", "errors"))
+    figures = [Figure(f"{what}, errors of {requests}", errors, "", ERRORS)]
+    for percent, target in ((50, None), (95, FIRST_TOKEN_S)):
+        first, total = (
+            median([row[name][f"p{percent}"] for row in rows]) / 1e3 for name in ("first_token_ms", "total_ms")
+        )
+        figures.append(Figure(f"{what}, first token p{percent}", first, "s", target))
+        figures.append(Figure(f"{what}, whole answer p{percent}", total, "s"))
+    served = median([row["requests_per_second"] for row in rows])
+    figures.append(Figure(f"{what}, answers a second", served, "/s", None, "higher"))
+    return figures

@@ -1,7 +1,8 @@
 """A language model that needs exactly as long as it is told to, behind the OpenAI protocol, so that only what stands
 around it is measured: `python -m eval.speed.scripted_engine PORT --first 1 --tokens 20 --gap 0.02`.
 
-It begins with MARK and goes on with words of the first passage that it is shown, so that its answers are supported.
+It begins with MARK and goes on with a sentence of the passages that it is shown, so that its answers are supported and
+stand as they are written.
 """
 
 import argparse
@@ -15,14 +16,20 @@ from typing import Any
 MARK = "Verily"
 """A word that stands in no passage: where it appears, the first token has arrived."""
 NAME = "scripted"
-_PASSAGE = re.compile(r'<passage number="1"[^>]*>\n(.*?)</passage 1>', re.DOTALL)
+_PASSAGE = re.compile(r'<passage number="\d+"[^>]*>\n(.*?)</passage \d+>(.*)', re.DOTALL)
+_WORDS = re.compile(r"[^\W\d_]+")
 
 
 def words_for(prompt: str, tokens: int) -> list[str]:
-    """`tokens` pieces of text, a word each."""
-    found = _PASSAGE.search(prompt)
-    shown = re.findall(r"\w+", found[1] if found else "nothing was shown")
-    return [MARK, *(f" {word}" for word in islice(cycle(shown), tokens - 2)), "."][:tokens]
+    """`tokens` pieces of text, a word each: of the sentence that has most words besides those of the question, which
+    would bear nothing out."""
+    shown, asked = "", prompt
+    while found := _PASSAGE.search(asked):
+        shown, asked = f"{shown}\n{found[1]}", found[2]
+    known = set(_WORDS.findall(asked.casefold()))
+    sentences = [_WORDS.findall(part) for part in re.split(r"(?<=[.!?。！？])|\n", shown)]
+    best = max(sentences, key=lambda words: len({word.casefold() for word in words} - known))
+    return [MARK, *(f" {word}" for word in islice(cycle(best or ["nothing"]), tokens - 2)), "."][:tokens]
 
 
 def application(first: float, tokens: int, gap: float) -> Any:
