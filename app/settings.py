@@ -122,8 +122,12 @@ class ChatSettings:
 
     host: str = "127.0.0.1"
     port: int = 7860
+    api_key: SecretStr | None = field(default=None, repr=False)
+    """What programs that ask through the API must show; from FATHOM_CHAT_API_KEY only, so that it stands in no file."""
 
     def __post_init__(self) -> None:
+        if self.api_key is not None and not self.api_key.get_secret_value().strip():
+            raise UsageError("api_key is empty, which would let everybody in; give a key, or unset it")
         if not 1 <= self.port <= 65535:
             raise UsageError(f"a port is a number from 1 to 65535; {self.port} was given")
 

@@ -43,6 +43,7 @@ SECURITY_HEADERS = {
 _ALLOWED = re.compile(
     r"/(?:"
     r"|health"
+    r"|v1/models(?:/[^\x00-\x1f]{1,200})?|v1/chat/completions"
     r"|config/?|theme\.css|favicon\.ico|manifest\.json|robots\.txt|pwa_icon(?:/\d+)?"
     r"|(?:assets|static|svelte)/[\w.@~-]+(?:/[\w.@~-]+)*"
     r"|gradio_api/(?:queue/join|queue/data|run/predict/?|heartbeat/\w+|cancel|reset/?|startup-events|app_id/?|theme\.css)"

@@ -149,6 +149,8 @@ def build_page(chat: Chat, say: gr.I18n) -> gr.Blocks:
         timer.tick(chat.status, outputs=[status, timer], queue=False, **quiet)
         page.load(chat.opened, outputs=[picker, messages, sources, status, timer], queue=False, **quiet)
         page.unload(chat.stop)
+    # Gradio works on 40 events at once unless told otherwise: of fifty askers, ten waited for a whole answer of others.
+    page.max_threads = MAX_QUEUE
     page.queue(max_size=MAX_QUEUE, api_open=False)
     return page
 

@@ -22,9 +22,10 @@ import gradio as gr  # noqa: E402
 import uvicorn  # noqa: E402
 from fastapi import FastAPI  # noqa: E402
 
+from app.api.router import api_router  # noqa: E402
 from app.chat.guard import Guard, is_loopback  # noqa: E402
 from app.chat.page import CSS, ICON, SCRIPT, build_page, theme, translations  # noqa: E402
-from app.chat.talking import Chat, Parts  # noqa: E402
+from app.chat.talking import MAX_QUESTION_CHARACTERS, Chat, Parts  # noqa: E402
 from retrieval.errors import BusyError, UsageError  # noqa: E402
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ def version() -> str:
         return "unknown"
 
 
-def build_app(chat: Chat) -> Guard:
-    """The whole web application behind its guard. Starts loading the language model."""
+def build_app(chat: Chat, *, api_key: str | None = None) -> Guard:
+    """The whole web application behind its guard. Starts loading the language model. `api_key` is for the API alone."""
     parts = chat.parts
     api = FastAPI(title="Fathom", openapi_url=None, docs_url=None, redoc_url=None)
 
@@ -51,6 +52,7 @@ def build_app(chat: Chat) -> Guard:
     def health() -> dict[str, object]:
         return {"ok": True, "version": version(), "engine": parts.engine.status.state}
 
+    api.include_router(api_router(parts, chat.pool, longest_question=MAX_QUESTION_CHARACTERS, key=api_key))
     say = translations(parts.default_k)
     script = SCRIPT.read_text(encoding="utf-8")
     gr.mount_gradio_app(
@@ -116,10 +118,10 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve_parts(parts: Parts, host: str, port: int) -> None:
+def serve_parts(parts: Parts, host: str, port: int, *, api_key: str | None = None) -> None:
     """Serve the page until the process is told to end. Raises what `listen` raises."""
     with listen(host, port) as server, contextlib.closing(Chat(parts)) as chat:
-        app = build_app(chat)
+        app = build_app(chat, api_key=api_key)
         config = uvicorn.Config(
             app,
             log_level="warning",
@@ -138,5 +140,6 @@ def serve(settings: "Settings", host: str, port: int) -> None:
     """`fathom chat`: the page over a workspace. Raises what `listen` raises."""
     from app.chat.wiring import Shelf, parts_of
 
+    key = settings.chat.api_key
     with contextlib.closing(Shelf(settings)) as shelf:
-        serve_parts(parts_of(settings, shelf), host, port)
+        serve_parts(parts_of(settings, shelf), host, port, api_key=key.get_secret_value() if key else None)

@@ -6,7 +6,7 @@ Every string that reaches the browser goes through render.py; an error becomes a
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -40,7 +40,7 @@ MAX_QUESTION_CHARACTERS = 4000
 MAX_PASSAGES = 20
 HISTORY_MESSAGES = 12
 """Messages kept for follow-up questions; answering shows the model fewer still."""
-MAX_ANSWERS = 16
+MAX_ANSWERS = 64
 """Answers in the making at once; the next ones wait for a thread, each in its own tab."""
 FRAME_SECONDS = 0.08
 """Shortest time between two updates of a streamed answer: rendering shares the cores with an embedded model."""
@@ -51,11 +51,20 @@ TURNS_WITH_SOURCES = 8
 class Answering(Protocol):
     """Answers `question` over a collection from `k` passages; with `quote`, or while no model is ready, with quotes.
 
-    `history` are the messages before it; setting `stop` ends generation.
+    `history` are the messages before it; setting `stop` ends generation; `options` are the engine's own for this answer
+    (see app.api.decoding).
     """
 
     def __call__(
-        self, question: str, *, collection: str, quote: bool, k: int, history: Sequence[Message], stop: threading.Event
+        self,
+        question: str,
+        *,
+        collection: str,
+        quote: bool,
+        k: int,
+        history: Sequence[Message],
+        stop: threading.Event,
+        options: Mapping[str, float] | None = None,
     ) -> Iterator[AnswerEvent]: ...
 
 

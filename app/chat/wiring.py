@@ -6,10 +6,11 @@ Heavy imports happen in the calls, on the threads that need them: the page opens
 import inspect
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from app import build
+from app.api.decoding import with_options
 from app.chat.engine import BackgroundEngine
 from app.chat.talking import Parts
 from retrieval.answering import AnswerEvent, answer_stream
@@ -84,10 +85,17 @@ def parts_of(settings: "Settings", shelf: Shelf) -> Parts:
     engine = BackgroundEngine(load)
 
     def answer(
-        question: str, *, collection: str, quote: bool, k: int, history: Sequence[Message], stop: threading.Event
+        question: str,
+        *,
+        collection: str,
+        quote: bool,
+        k: int,
+        history: Sequence[Message],
+        stop: threading.Event,
+        options: Mapping[str, float] | None = None,
     ) -> Iterator[AnswerEvent]:
         opened = shelf.collection(collection)
-        llm = None if quote else engine.model
+        llm = None if quote or engine.model is None else with_options(engine.model, options)
         return build.answer_events(settings, opened, question, llm=llm, k=k, history=history, stop=stop)
 
     default_k = settings.search.k or int(inspect.signature(answer_stream).parameters["k"].default)

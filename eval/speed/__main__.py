@@ -93,6 +93,41 @@ def overhead(options: argparse.Namespace) -> Iterator[Measurement]:
     yield measure_runner(options.data / "scifact", lambda: model, repeats=options.repeats, progress=progress)
 
 
+def chat_turn(options: argparse.Namespace) -> Iterator[Measurement]:
+    """A chat turn of the embedded engine beside llama.cpp: 1,500 tokens in, 100 out, the same GGUF."""
+    from eval.speed.chat_turn import measure
+
+    yield measure(
+        tokens=options.tokens,
+        new_tokens=options.new_tokens,
+        prompts=options.prompts,
+        repeats=options.repeats,
+        threads=options.threads,
+        progress=progress,
+    )
+
+
+def turn_overhead(options: argparse.Namespace) -> Iterator[Measurement]:
+    """What an answer takes to its first word beyond its engine, over 100,000 passages."""
+    from eval.speed.turn_overhead import measure
+
+    yield measure(passages=options.sizes[0], questions=options.questions, progress=progress)
+
+
+def users(options: argparse.Namespace) -> Iterator[Measurement]:
+    """Fifty people at once on the chat page, over an engine that needs a second."""
+    from eval.speed.chat_users import measure
+
+    yield measure(
+        users=options.users,
+        rounds=options.rounds,
+        repeats=options.repeats,
+        passages=options.sizes[0],
+        through=options.through,
+        progress=progress,
+    )
+
+
 COMMANDS = {
     "indexing": indexing,
     "precision": precision,
@@ -103,6 +138,9 @@ COMMANDS = {
     "quality": quality,
     "second-half": second_half,
     "overhead": overhead,
+    "chat-turn": chat_turn,
+    "turn-overhead": turn_overhead,
+    "users": users,
 }
 
 
@@ -121,7 +159,14 @@ def main() -> None:
         command.add_argument("--repeats", type=int, default=3, help="turns; medians are reported")
     commands.choices["indexing"].add_argument("--passages", type=int, default=500)
     commands.choices["sync"].add_argument("--files", type=int, default=10_000)
-    for name in ("open", "update"):
+    turn = commands.choices["chat-turn"]
+    for option, default in (("--tokens", 1500), ("--new-tokens", 100), ("--prompts", 3), ("--threads", 2)):
+        turn.add_argument(option, type=int, default=default)
+    commands.choices["turn-overhead"].add_argument("--questions", type=int, default=20)
+    commands.choices["users"].add_argument("--users", type=int, default=50)
+    commands.choices["users"].add_argument("--rounds", type=int, default=1, help="questions of each user")
+    commands.choices["users"].add_argument("--through", nargs="+", choices=("page", "api"), default=["page", "api"])
+    for name in ("open", "update", "turn-overhead", "users"):
         commands.choices[name].add_argument("--sizes", type=int, nargs=1, default=[100_000])
     commands.choices["search"].add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000])
     commands.choices["search"].add_argument("--mode", choices=("lexical", "dense", "hybrid"), default="hybrid")

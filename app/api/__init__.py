@@ -1,0 +1,1 @@
+"""The documents behind the protocol that chat clients speak: OpenAI's chat completions, on the page's own port."""
