@@ -8,6 +8,7 @@ import errno
 import importlib.metadata
 import os
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 # Before gradio is imported: it reads them then.
@@ -25,6 +26,7 @@ from fastapi import FastAPI  # noqa: E402
 from app.chat.guard import Guard, is_loopback  # noqa: E402
 from app.chat.page import CSS, ICON, SCRIPT, build_page, theme, translations  # noqa: E402
 from app.chat.talking import Chat, Parts  # noqa: E402
+from app.chat.viewer import Documents, add_document_routes  # noqa: E402
 from retrieval.errors import BusyError, UsageError  # noqa: E402
 
 if TYPE_CHECKING:
@@ -42,8 +44,19 @@ def version() -> str:
         return "unknown"
 
 
-def build_app(chat: Chat) -> Guard:
-    """The whole web application behind its guard. Starts loading the language model."""
+_FOLDER = Path(__file__).parent
+VIEWER = (_FOLDER / "viewer.js", _FOLDER / "viewer.css")
+
+
+def head(*files: Path) -> str:
+    """Scripts and styles as elements of the page's head: the page then asks for no further file."""
+    kinds = {".js": "script", ".css": "style"}
+    return "".join(f"<{(k := kinds[f.suffix])}>{f.read_text(encoding='utf-8')}</{k}>" for f in files)
+
+
+def build_app(chat: Chat, documents: Documents | None = None) -> Guard:
+    """The whole web application behind its guard; with `documents` they can be looked into. Starts loading the
+    language model."""
     parts = chat.parts
     api = FastAPI(title="Fathom", openapi_url=None, docs_url=None, redoc_url=None)
 
@@ -51,8 +64,11 @@ def build_app(chat: Chat) -> Guard:
     def health() -> dict[str, object]:
         return {"ok": True, "version": version(), "engine": parts.engine.status.state}
 
+    scripts = [SCRIPT]
+    if documents is not None:
+        add_document_routes(api, documents)
+        scripts += VIEWER
     say = translations(parts.default_k)
-    script = SCRIPT.read_text(encoding="utf-8")
     gr.mount_gradio_app(
         api,
         build_page(chat, say),
@@ -70,7 +86,7 @@ def build_app(chat: Chat) -> Guard:
         mcp_server=False,
         theme=theme(),
         css_paths=[CSS],
-        head=f"<script>{script}</script>",
+        head=head(*scripts),
     )
     parts.engine.start()
     return Guard(api)
@@ -116,10 +132,10 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve_parts(parts: Parts, host: str, port: int) -> None:
+def serve_parts(parts: Parts, host: str, port: int, documents: Documents | None = None) -> None:
     """Serve the page until the process is told to end. Raises what `listen` raises."""
     with listen(host, port) as server, contextlib.closing(Chat(parts)) as chat:
-        app = build_app(chat)
+        app = build_app(chat, documents)
         config = uvicorn.Config(
             app,
             log_level="warning",
@@ -139,4 +155,5 @@ def serve(settings: "Settings", host: str, port: int) -> None:
     from app.chat.wiring import Shelf, parts_of
 
     with contextlib.closing(Shelf(settings)) as shelf:
-        serve_parts(parts_of(settings, shelf), host, port)
+        with contextlib.closing(Documents(shelf.collection, settings.reading)) as documents:
+            serve_parts(parts_of(settings, shelf), host, port, documents)
