@@ -72,6 +72,11 @@ class DocumentWords:
     restarted: str = "Fathom was restarted meanwhile: what says “indexed” is kept; add the other files again."
     interrupted: str = "The connection to Fathom was lost; what says “indexed” is kept."
     busy: str = "Another program is changing this collection; try again when it has finished."
+    bad_name: str = (
+        "A collection's name has up to 60 letters, digits, '-', '_' and '.', and begins with a letter or digit."
+    )
+    too_large: str = "is larger than the {mb} MB allowed; split it."
+    unreadable: str = "could not be read by the browser; is it still there?"
     collection_failed: str = "The collection could not be written: {reason}"
     reasons: Mapping[str, str] = field(default_factory=dict)
     """Why a file is refused, by the reason's short word; where there is none, the sentence of reading is shown."""
@@ -136,6 +141,9 @@ CHINESE = DocumentWords(
     restarted="Fathom 在此期间重新启动过：标为“已索引”的已保存；其余文件请重新添加。",
     interrupted="与 Fathom 的连接已断开；标为“已索引”的已保存。",
     busy="另一个程序正在修改此文档集；请待其完成后重试。",
+    bad_name="文档集名称最多 60 个字符，可用文字、数字、“-”“_”“.”，并以文字或数字开头。",
+    too_large="超过 {mb} MB 的限制；请拆分。",
+    unreadable="浏览器无法读取此文件；它还在原处吗？",
     collection_failed="无法写入文档集：{reason}",
     reasons={
         "empty": "文件为空，没有可索引的内容。",

@@ -8,7 +8,6 @@ import errno
 import importlib.metadata
 import os
 import socket
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 # Before gradio is imported: it reads them then.
@@ -24,10 +23,14 @@ import uvicorn  # noqa: E402
 from fastapi import FastAPI  # noqa: E402
 
 from app.chat.guard import Guard, is_loopback  # noqa: E402
+from app.chat.head import UPLOAD_FILES, VIEWER_FILES, head  # noqa: E402
 from app.chat.page import CSS, ICON, SCRIPT, build_page, theme, translations  # noqa: E402
 from app.chat.talking import Chat, Parts  # noqa: E402
+from app.chat.upload_routes import add_upload_routes  # noqa: E402
+from app.chat.uploads import Uploads  # noqa: E402
 from app.chat.viewer import Documents, add_document_routes  # noqa: E402
 from retrieval.errors import BusyError, UsageError  # noqa: E402
+from retrieval.reading.limits import MIB  # noqa: E402
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -44,19 +47,9 @@ def version() -> str:
         return "unknown"
 
 
-_FOLDER = Path(__file__).parent
-VIEWER = (_FOLDER / "viewer.js", _FOLDER / "viewer.css")
-
-
-def head(*files: Path) -> str:
-    """Scripts and styles as elements of the page's head: the page then asks for no further file."""
-    kinds = {".js": "script", ".css": "style"}
-    return "".join(f"<{(k := kinds[f.suffix])}>{f.read_text(encoding='utf-8')}</{k}>" for f in files)
-
-
-def build_app(chat: Chat, documents: Documents | None = None) -> Guard:
-    """The whole web application behind its guard; with `documents` they can be looked into. Starts loading the
-    language model."""
+def build_app(chat: Chat, documents: Documents | None = None, uploads: Uploads | None = None) -> Guard:
+    """The whole web application behind its guard; with `documents` they can be looked into, with `uploads` added.
+    Starts loading the language model."""
     parts = chat.parts
     api = FastAPI(title="Fathom", openapi_url=None, docs_url=None, redoc_url=None)
 
@@ -67,7 +60,10 @@ def build_app(chat: Chat, documents: Documents | None = None) -> Guard:
     scripts = [SCRIPT]
     if documents is not None:
         add_document_routes(api, documents)
-        scripts += VIEWER
+        scripts += VIEWER_FILES
+    if uploads is not None:
+        add_upload_routes(api, uploads)
+        scripts += UPLOAD_FILES
     say = translations(parts.default_k)
     gr.mount_gradio_app(
         api,
@@ -89,7 +85,7 @@ def build_app(chat: Chat, documents: Documents | None = None) -> Guard:
         head=head(*scripts),
     )
     parts.engine.start()
-    return Guard(api)
+    return Guard(api, max_file=uploads.file_mb * MIB if uploads is not None else 0)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -132,10 +128,12 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve_parts(parts: Parts, host: str, port: int, documents: Documents | None = None) -> None:
+def serve_parts(
+    parts: Parts, host: str, port: int, documents: Documents | None = None, uploads: Uploads | None = None
+) -> None:
     """Serve the page until the process is told to end. Raises what `listen` raises."""
     with listen(host, port) as server, contextlib.closing(Chat(parts)) as chat:
-        app = build_app(chat, documents)
+        app = build_app(chat, documents, uploads)
         config = uvicorn.Config(
             app,
             log_level="warning",
@@ -154,6 +152,8 @@ def serve(settings: "Settings", host: str, port: int) -> None:
     """`fathom chat`: the page over a workspace. Raises what `listen` raises."""
     from app.chat.wiring import Shelf, parts_of
 
-    with contextlib.closing(Shelf(settings)) as shelf:
-        with contextlib.closing(Documents(shelf.collection, settings.reading)) as documents:
-            serve_parts(parts_of(settings, shelf), host, port, documents)
+    with contextlib.ExitStack() as stack:
+        shelf = stack.enter_context(contextlib.closing(Shelf(settings)))
+        documents = stack.enter_context(contextlib.closing(Documents(shelf.collection, settings.reading)))
+        uploads = stack.enter_context(contextlib.closing(Uploads(settings, shelf.embedder, settings.uploads)))
+        serve_parts(parts_of(settings, shelf), host, port, documents, uploads)

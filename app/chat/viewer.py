@@ -193,6 +193,9 @@ async def answered(pool: ThreadPoolExecutor, make: Callable[[], Response]) -> Re
         return refused(400, str(error), "usage")
     except FathomError as error:
         return refused(500, str(error), "failed")
+    except OSError as error:
+        _log.exception("a file of the page's own could not be read or written")
+        return refused(500, f"the disk refused ({error.strerror or type(error).__name__}); check its space", "disk")
     except RuntimeError as error:
         if "shutdown" not in str(error):
             raise

@@ -20,14 +20,14 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from fakes import HashingEmbedder  # noqa: E402
 
 from app import build  # noqa: E402
-from app.chat.engine import BackgroundEngine  # noqa: E402
 from app.chat.guard import Guard  # noqa: E402
-from app.chat.server import VIEWER, head, serve_parts  # noqa: E402
-from app.chat.talking import Parts  # noqa: E402
+from app.chat.head import UPLOAD_FILES, VIEWER_FILES, head  # noqa: E402
+from app.chat.upload_routes import add_upload_routes  # noqa: E402
+from app.chat.uploads import Uploads  # noqa: E402
 from app.chat.viewer import Documents, add_document_routes  # noqa: E402
-from app.chat.wiring import Shelf  # noqa: E402
 from app.settings import load_settings  # noqa: E402
 from retrieval.answering import AnswerEvent  # noqa: E402
+from retrieval.collection import Collection  # noqa: E402
 from retrieval.errors import FathomError  # noqa: E402
 
 EMBEDDER = HashingEmbedder()
@@ -44,10 +44,11 @@ body {{ background: var(--background-fill-primary); color: var(--body-text-color
 <div id="question"><textarea></textarea></div><div id="answers"></div></body></html>"""
 
 
-def plain(documents: Documents) -> Guard:
+def plain(documents: Documents, uploads: Uploads) -> Guard:
     """The routes and a page without Gradio."""
     api = FastAPI(openapi_url=None)
     add_document_routes(api, documents)
+    add_upload_routes(api, uploads)
 
     @api.get("/health")
     def health() -> dict[str, bool]:
@@ -55,20 +56,36 @@ def plain(documents: Documents) -> Guard:
 
     @api.get("/")
     def page() -> HTMLResponse:
-        return HTMLResponse(BARE.format(head=head(*VIEWER)))
+        return HTMLResponse(BARE.format(head=head(*VIEWER_FILES, *UPLOAD_FILES)))
 
-    return Guard(api)
+    return Guard(api, max_file=uploads.file_mb << 20)
 
 
 def main() -> None:
     port, workspace, kind = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
     settings = load_settings(workspace, environment={})
     with contextlib.ExitStack() as stack:
+        if kind == "plain":  # without Gradio, whose import takes longer than all the rest
+            opened: dict[str, Collection] = {}
+
+            def collection(name: str) -> Collection:
+                if name not in opened:
+                    opened[name] = stack.enter_context(build.open_collection(settings, name))
+                return opened[name]
+
+            documents = stack.enter_context(contextlib.closing(Documents(collection, settings.reading)))
+            uploads = stack.enter_context(contextlib.closing(Uploads(settings, lambda: EMBEDDER, settings.uploads)))
+            uvicorn.run(plain(documents, uploads), host="127.0.0.1", port=port, log_level="warning")
+            return
+
+        from app.chat.engine import BackgroundEngine
+        from app.chat.server import serve_parts
+        from app.chat.talking import Parts
+        from app.chat.wiring import Shelf
+
         shelf = stack.enter_context(contextlib.closing(Shelf(settings)))
         documents = stack.enter_context(contextlib.closing(Documents(shelf.collection, settings.reading)))
-        if kind == "plain":
-            uvicorn.run(plain(documents), host="127.0.0.1", port=port, log_level="warning")
-            return
+        uploads = stack.enter_context(contextlib.closing(Uploads(settings, shelf.embedder, settings.uploads)))
 
         def answer(
             question: str, *, collection: str, quote: bool, k: int, stop: threading.Event, **_: Any
@@ -79,7 +96,7 @@ def main() -> None:
             raise FathomError("no model here")
 
         parts = Parts(shelf.names, shelf.titles, answer, BackgroundEngine(none), 8)
-        serve_parts(parts, "127.0.0.1", port, documents)
+        serve_parts(parts, "127.0.0.1", port, documents, uploads)
 
 
 if __name__ == "__main__":
