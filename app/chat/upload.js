@@ -72,11 +72,12 @@
     const note = make("p", "upload-note");
     note.setAttribute("role", "status");
     const reload = button("upload-reload", say.reload);
+    note.hidden = reload.hidden = true;
     const overall = make("div", "upload-overall");
     const bar = make("progress");
     const count = make("span", "upload-count");
     overall.append(bar, count);
-    const foot = make("footer", "upload-foot");
+    const foot = make("div", "upload-foot");
     const stop = button("upload-stop", say.cancel);
     const retry = button("upload-retry", say.retry);
     const more = button("upload-more", say.more);
@@ -370,16 +371,19 @@
 
   const equip = () => {
     if (!overlay.isConnected) document.body.append(overlay);
-    if (document.querySelector("#add-documents")) return;
     const head = document.querySelector("#head");
     if (!head) return;
-    const opener = button("add-documents", say.add);
-    opener.id = "add-documents";
-    opener.replaceChildren(make("span", "sign", "＋"), make("span", "label", say.add));
-    opener.setAttribute("aria-label", say.add);
-    opener.title = say.add;
-    const before = head.querySelector(":scope > #clear");
-    head.insertBefore(opener, before);
+    let opener = document.querySelector("#add-documents");
+    if (!opener) {
+      opener = button("add-documents", say.add);
+      opener.id = "add-documents";
+      opener.replaceChildren(make("span", "sign", "＋"), make("span", "label", say.add));
+      opener.setAttribute("aria-label", say.add);
+      opener.title = say.add;
+      head.append(opener);
+    }
+    const clear = head.querySelector("#clear"); // it is drawn later than the head
+    if (clear && clear.parentElement === opener.parentElement && opener.nextElementSibling !== clear) clear.before(opener);
   };
   document.addEventListener("click", (event) => {
     if (event.target instanceof Element && event.target.closest("#add-documents")) open();
