@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import SecretStr, TypeAdapter, ValidationError
 
+from app.upload_limits import UploadLimits
 from app.workspace import collection_name, default_workspace
 from retrieval.answering import AnswerSettings
 from retrieval.embedding.load import EmbeddingSettings
@@ -144,6 +145,7 @@ class Settings:
     answer: AnswerSettings = field(default_factory=AnswerSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     chat: ChatSettings = field(default_factory=ChatSettings)
+    uploads: UploadLimits = field(default_factory=UploadLimits)
 
     @property
     def collections(self) -> Path:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from retrieval.passages import Hit
 
 THRESHOLD = 0.205
-"""Confidence below which a question is refused where neither settings nor collection say otherwise. On the public sets any
-value from .2 to .25 refuses the same few answerable questions; within that range the handbook's questions chose."""
+"""Confidence below which a question is refused where neither settings nor collection say otherwise. On the public sets
+any value from .2 to .25 refuses the same few answerable questions; within that range the handbook's questions chose."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY_BYTES = 1 << 20
-"""Largest request body. The page sends a question and its settings; nothing is uploaded."""
+"""Largest request body, but for a file that is added: the page sends a question and its settings."""
 
 CLOSING_SECONDS = 0.5
 """How long an answer under way may finish when the server ends."""
@@ -47,8 +47,12 @@ _ALLOWED = re.compile(
     r"|config/?|theme\.css|favicon\.ico|manifest\.json|robots\.txt|pwa_icon(?:/\d+)?"
     r"|(?:assets|static|svelte)/[\w.@~-]+(?:/[\w.@~-]+)*"
     r"|gradio_api/(?:queue/join|queue/data|run/predict/?|heartbeat/\w+|cancel|reset/?|startup-events|app_id/?|theme\.css)"
+    r"|documents/words|documents/[\w.-]{1,60}/[0-9]{1,15}(?:/pages/[0-9]{1,6}(?:\.png)?)?"
+    r"|uploads|uploads/jobs|uploads/jobs/[0-9a-f]{32}(?:/(?:files|start|cancel))?"
     r")"
 )
+# The one route whose body is not read before the app sees it: a file on its way to the disk.
+_STREAMED = re.compile(r"/uploads/jobs/[0-9a-f]{32}/files")
 _READS = frozenset({"GET", "HEAD"})
 
 
@@ -73,12 +77,14 @@ class Guard:
       127.0.0.1 is refused.
     - A request that changes something must come from this very origin, and nothing but a plain visit may come from
       another site.
-    - Paths outside the list do not exist; bodies above `max_body` are refused before they are read.
+    - Paths outside the list do not exist; bodies above `max_body` are refused before they are read. Only a file that
+      is added may be larger, up to `max_file`; it is handed on as it comes and cut off there.
     """
 
-    def __init__(self, app: ASGIApp, *, max_body: int = MAX_BODY_BYTES) -> None:
+    def __init__(self, app: ASGIApp, *, max_body: int = MAX_BODY_BYTES, max_file: int = 0) -> None:
         self.app = app
         self.max_body = max_body
+        self.max_file = max_file
         self._closing = asyncio.Event()
 
     def close(self) -> None:
@@ -123,15 +129,20 @@ class Guard:
             if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
                 return 403, "a request from another origin is refused"
             length = headers.get("content-length", "")
-            if length and (not length.isdigit() or int(length) > self.max_body):
-                return 413, f"a request may have up to {self.max_body} bytes"
+            most = self._most(scope)
+            if length and (not length.isdigit() or int(length) > most):
+                return 413, f"a request may have up to {most} bytes"
         return None
+
+    def _most(self, scope: MutableMapping[str, Any]) -> int:
+        return self.max_file if _STREAMED.fullmatch(scope["path"]) else self.max_body
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Read whole before the app sees it (it is small by rule): an error raised into the app would be answered
         # with 500 by the framework before it came back here.
         body = bytearray()
-        more = scope["method"] == "POST"
+        streamed = scope["method"] == "POST" and _STREAMED.fullmatch(scope["path"]) is not None
+        more = scope["method"] == "POST" and not streamed
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -142,9 +153,15 @@ class Guard:
                 await _answer(send, 413, f"a request may have up to {self.max_body} bytes")
                 return
         replayed = False
+        passed = 0
 
         async def whole() -> Message:
-            nonlocal replayed
+            nonlocal replayed, passed
+            if streamed:
+                message = await receive()
+                passed += len(message.get("body", b""))
+                # For the app it is as if the sender had gone; what it answers then, if anything, is its own.
+                return message if passed <= self.max_file else {"type": "http.disconnect"}
             if replayed or scope["method"] != "POST":
                 return await receive()
             replayed = True
@@ -173,6 +190,8 @@ class Guard:
                 await asyncio.wait({answering}, timeout=CLOSING_SECONDS)
             if answering.done():
                 answering.result()  # raises what the app raised
+                if passed > self.max_file and not started:
+                    await _answer(send, 413, f"a file may have up to {self.max_file} bytes")
             else:
                 ended = True
                 if not started:

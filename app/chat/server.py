@@ -24,9 +24,14 @@ from fastapi import FastAPI  # noqa: E402
 
 from app.api.router import api_router  # noqa: E402
 from app.chat.guard import Guard, is_loopback  # noqa: E402
+from app.chat.head import UPLOAD_FILES, VIEWER_FILES, head  # noqa: E402
 from app.chat.page import CSS, ICON, SCRIPT, build_page, theme, translations  # noqa: E402
 from app.chat.talking import MAX_QUESTION_CHARACTERS, Chat, Parts  # noqa: E402
+from app.chat.upload_routes import add_upload_routes  # noqa: E402
+from app.chat.uploads import Uploads  # noqa: E402
+from app.chat.viewer import Documents, add_document_routes  # noqa: E402
 from retrieval.errors import BusyError, UsageError  # noqa: E402
+from retrieval.reading.limits import MIB  # noqa: E402
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -43,8 +48,11 @@ def version() -> str:
         return "unknown"
 
 
-def build_app(chat: Chat, *, api_key: str | None = None) -> Guard:
-    """The whole web application behind its guard. Starts loading the language model. `api_key` is for the API alone."""
+def build_app(
+    chat: Chat, documents: Documents | None = None, uploads: Uploads | None = None, *, api_key: str | None = None
+) -> Guard:
+    """The whole web application behind its guard; with `documents` they can be looked into, with `uploads` added.
+    Starts loading the language model. `api_key` is for the API alone."""
     parts = chat.parts
     api = FastAPI(title="Fathom", openapi_url=None, docs_url=None, redoc_url=None)
 
@@ -53,8 +61,14 @@ def build_app(chat: Chat, *, api_key: str | None = None) -> Guard:
         return {"ok": True, "version": version(), "engine": parts.engine.status.state}
 
     api.include_router(api_router(parts, chat.pool, longest_question=MAX_QUESTION_CHARACTERS, key=api_key))
+    scripts = [SCRIPT]
+    if documents is not None:
+        add_document_routes(api, documents)
+        scripts += VIEWER_FILES
+    if uploads is not None:
+        add_upload_routes(api, uploads)
+        scripts += UPLOAD_FILES
     say = translations(parts.default_k)
-    script = SCRIPT.read_text(encoding="utf-8")
     gr.mount_gradio_app(
         api,
         build_page(chat, say),
@@ -72,10 +86,10 @@ def build_app(chat: Chat, *, api_key: str | None = None) -> Guard:
         mcp_server=False,
         theme=theme(),
         css_paths=[CSS],
-        head=f"<script>{script}</script>",
+        head=head(*scripts),
     )
     parts.engine.start()
-    return Guard(api)
+    return Guard(api, max_file=uploads.file_mb * MIB if uploads is not None else 0)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -118,10 +132,18 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve_parts(parts: Parts, host: str, port: int, *, api_key: str | None = None) -> None:
+def serve_parts(
+    parts: Parts,
+    host: str,
+    port: int,
+    documents: Documents | None = None,
+    uploads: Uploads | None = None,
+    *,
+    api_key: str | None = None,
+) -> None:
     """Serve the page until the process is told to end. Raises what `listen` raises."""
     with listen(host, port) as server, contextlib.closing(Chat(parts)) as chat:
-        app = build_app(chat, api_key=api_key)
+        app = build_app(chat, documents, uploads, api_key=api_key)
         config = uvicorn.Config(
             app,
             log_level="warning",
@@ -141,5 +163,10 @@ def serve(settings: "Settings", host: str, port: int) -> None:
     from app.chat.wiring import Shelf, parts_of
 
     key = settings.chat.api_key
-    with contextlib.closing(Shelf(settings)) as shelf:
-        serve_parts(parts_of(settings, shelf), host, port, api_key=key.get_secret_value() if key else None)
+    with contextlib.ExitStack() as stack:
+        shelf = stack.enter_context(contextlib.closing(Shelf(settings)))
+        documents = stack.enter_context(contextlib.closing(Documents(shelf.collection, settings.reading)))
+        uploads = stack.enter_context(contextlib.closing(Uploads(settings, shelf.embedder, settings.uploads)))
+        serve_parts(
+            parts_of(settings, shelf), host, port, documents, uploads, api_key=key.get_secret_value() if key else None
+        )

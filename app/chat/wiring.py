@@ -6,7 +6,7 @@ Heavy imports happen in the calls, on the threads that need them: the page opens
 import inspect
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from app import build
@@ -20,6 +20,7 @@ from retrieval.prompts import Message
 if TYPE_CHECKING:
     from app.settings import Settings
     from retrieval.collection import Collection
+    from retrieval.embedding.embedder import Embedder
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +36,11 @@ class Shelf:
         self._load = build.embedder(settings)
         self._open: dict[str, Collection] = {}
         self._guard = threading.Lock()
+
+    @property
+    def embedder(self) -> "Callable[[], Embedder]":
+        """The one embedding model of all that this process does, loaded at its first call."""
+        return self._load
 
     def names(self) -> list[str]:
         """Collections there are now."""

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -84,12 +85,20 @@ class Child:
         self.network = str(hello.get("network", ""))
         self.rss_mb = int(hello.get("rss_mb", 0))
 
-    def ask(self, name: str, data: bytes, cancel: threading.Event | None = None) -> tuple[dict[str, Any], bytes]:
-        """The worker's answer (header, text as UTF-8) to one file.
+    def ask(
+        self,
+        name: str,
+        data: bytes,
+        cancel: threading.Event | None = None,
+        *,
+        page: Mapping[str, Any] | None = None,
+    ) -> tuple[dict[str, Any], bytes]:
+        """The worker's answer (header, text as UTF-8) to one file; for a `page` (page_image.py) its facts and pixels.
 
         Raises Refusal ("time", "memory", "crash", "cancelled"); the process is then dead and must be replaced.
         """
-        packed = json.dumps({"name": name, "size": len(data)}).encode("ascii")
+        request = {"name": name, "size": len(data)} | ({} if page is None else {"page": dict(page)})
+        packed = json.dumps(request).encode("ascii")
         self.files += 1
         try:
             reply, text = self._exchange(

@@ -114,7 +114,7 @@ def source_file(path: Path, uri: str | None = None) -> SourceFile:
         raise _os_error(shown(str(path)), problem, "file") from problem
     _refuse_other_than_regular(shown(str(path)), found)
     if format_of(name) is None:
-        raise _unsupported(shown(str(path)), name)
+        raise unsupported(shown(str(path)), name)
     return _described(full, uri if uri is not None else shown(full.as_posix()), found)
 
 
@@ -175,7 +175,7 @@ def _judge(entry: os.DirEntry[str], uri: str, found: os.stat_result) -> SourceFi
             uri, "name", "has the same name as another file once its odd bytes are shown; rename one of them."
         )
     if format_of(shown(entry.name)) is None:
-        return _unsupported(uri, entry.name)
+        return unsupported(uri, entry.name)
     return _described(Path(entry.path), uri, found)
 
 
@@ -201,7 +201,8 @@ def _refuse_other_than_regular(uri: str, found: os.stat_result) -> None:
     raise ReadingError(uri, "not-a-file", "is not a regular file.")
 
 
-def _unsupported(uri: str, name: str) -> ReadingError:
+def unsupported(uri: str, name: str) -> ReadingError:
+    """The refusal of a file by its name, with what to do instead."""
     suffix = suffix_of(name)
     if suffix in _OLD_OFFICE:
         advice = f"save it as .{_OLD_OFFICE[suffix]}"

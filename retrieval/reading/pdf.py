@@ -31,16 +31,21 @@ _HYPHEN = "\ufffe"  # what pdfium gives for a hyphen at the end of a line
 _MAX_OUTLINE = 5_000
 
 
+def open_pdf(data: bytes) -> "pypdfium2.PdfDocument":
+    """The PDF, opened without a password. Raises Refusal: "encrypted", "corrupt"."""
+    try:
+        return pypdfium2.PdfDocument(data)
+    except pypdfium2.PdfiumError as problem:
+        reason, message = _ERRORS.get(getattr(problem, "err_code", 0) or 0, _DAMAGED)
+        raise Refusal(reason, message) from problem
+
+
 def parse_pdf(data: bytes) -> Parsed:
     """Text of every page, page offsets, headings (from the outline, else from type size), metadata.
 
     Raises Refusal: "encrypted", "corrupt", "no-text".
     """
-    try:
-        document = pypdfium2.PdfDocument(data)
-    except pypdfium2.PdfiumError as problem:
-        reason, message = _ERRORS.get(getattr(problem, "err_code", 0) or 0, _DAMAGED)
-        raise Refusal(reason, message) from problem
+    document = open_pdf(data)
     if len(document) == 0:
         raise Refusal("no-text", "is a PDF without pages; export it again.")
     pages: list[list[Line]] = []

@@ -65,13 +65,13 @@ class Reader:
         for slot in idle:
             self._slots.put(slot)
 
-    def parse(self, loaded: Loaded) -> Document:
-        """One file as a Document.
+    def parse(self, loaded: Loaded, stop: threading.Event | None = None) -> Document:
+        """One file as a Document. Setting `stop` ends the work in the middle of the file ("cancelled").
 
         Raises ReadingError with one of the reasons "empty", "binary", "encoding", "encrypted", "corrupt", "no-text",
         "unsupported", "too-large", "bomb", "memory", "time", "crash"; FathomError if no process can be started.
         """
-        return self._parse(loaded, None)
+        return self._parse(loaded, stop)
 
     def parse_many(self, loaded: Iterable[Loaded]) -> Iterator[tuple[Loaded, Document | ReadingError]]:
         """Every file with its Document or the reason there is none, in the order they came.

@@ -1,4 +1,5 @@
 """The child process that parses: one request (a name and bytes) in on stdin, one answer (a document or a reason) out.
+A request with a page number gets that page's pixels instead of a document.
 
 Run as `python -m retrieval.reading.worker LIMITS` by child.py; ends when stdin does. Frames in both directions are a
 4-byte length, a JSON header, and as many raw bytes as the header says. Parsers are imported when their format comes.
@@ -130,9 +131,15 @@ def _parser(kind: str, name: str, limits: ReadingLimits) -> Callable[[bytes], Pa
     return lambda data: parse_code(data, name)
 
 
-def answer(data: bytes, name: str, limits: ReadingLimits) -> tuple[dict[str, Any], bytes]:
-    """The header and the text of the answer to one request; never raises."""
+def answer(
+    data: bytes, name: str, limits: ReadingLimits, page: dict[str, Any] | None = None
+) -> tuple[dict[str, Any], bytes]:
+    """The header and the text (of a `page`: the pixels) of the answer to one request; never raises."""
     try:
+        if page is not None:
+            from retrieval.reading.page_image import page_image
+
+            return page_image(data, page)
         parsed = parse(data, name, limits)
         text = parsed.text.encode("utf-8")
         if len(text) > limits.max_text_mb * MIB:
@@ -221,7 +228,7 @@ def main() -> None:
             return
         header, data = frame
         allow_cpu(limits.cpu_seconds)
-        reply, text = answer(data, header["name"], limits)
+        reply, text = answer(data, header["name"], limits, header.get("page"))
         del data, frame
         write_frame(answers, {**reply, "rss_mb": resident_mb()}, text)
 

@@ -64,3 +64,8 @@ def roots(catalogue: Catalogue) -> Mapping[str, str]:
 def path_key(path: Path) -> str:
     """A path as text that SQLite takes: names that are not UTF-8 keep their bytes as escapes."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def paths_outside_folders(catalogue: Catalogue) -> set[str]:
+    """Files of the documents that were added one by one, outside any synced folder."""
+    return {str(row[0]) for row in catalogue.select("SELECT source FROM documents WHERE root = '' AND source <> ''")}
