@@ -38,11 +38,10 @@ Reply = dict[str, Any]
 
 
 class CrashedError(errors.FathomError):
-    """The process ended with something still asked of it. `how` says in what way, `by_us` whether it was closed."""
+    """The process ended with something still asked of it. `by_us`: it was closed."""
 
-    def __init__(self, message: str, *, how: str = "", by_us: bool = False) -> None:
+    def __init__(self, message: str, *, by_us: bool = False) -> None:
         super().__init__(message)
-        self.how = how
         self.by_us = by_us
 
 
@@ -61,8 +60,8 @@ class Child:
         self._sending: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._hello: queue.SimpleQueue[Reply | CrashedError] = queue.SimpleQueue()
         self._closed = False
-        self.crash: CrashedError | None = None
-        """Set once it is gone."""
+        self._crash: CrashedError | None = None
+        self._mourned = threading.Event()
         with _stderr(log) as stderr:
             try:
                 self._process = subprocess.Popen(
@@ -87,6 +86,12 @@ class Child:
         """Of the process."""
         return self._process.pid
 
+    def ended(self) -> CrashedError | None:
+        """How it ended; None while it runs."""
+        if not self._mourned.is_set() and self._process.poll() is not None:
+            self._mourned.wait(_SECONDS_TO_GO)  # the thread that reads is about to find out
+        return self._crash
+
     def hello(self) -> "queue.SimpleQueue[Reply | CrashedError]":
         """Where the first word of the child comes: `name` and `window` of its model, or why there is none."""
         return self._hello
@@ -96,8 +101,8 @@ class Child:
         number = next(self._numbers)
         replies: queue.SimpleQueue[Reply | CrashedError] = queue.SimpleQueue()
         with self._guard:
-            if self.crash is not None:
-                raise CrashedError(str(self.crash), how=self.crash.how, by_us=self.crash.by_us)
+            if self._crash is not None:
+                raise CrashedError(str(self._crash), by_us=self._crash.by_us)
             self._waiting[number] = replies
         self.send(request | {"id": number})
         return number, replies
@@ -165,10 +170,11 @@ class Child:
             else f"the process of the language model ended unexpectedly ({how}); ask again, and it starts anew{log}"
         )
         with self._guard:
-            self.crash = CrashedError(message, how=how, by_us=self._closed)
+            self._crash = crash = CrashedError(message, by_us=self._closed)
             waiting, self._waiting = list(self._waiting.values()), {}
+        self._mourned.set()
         for replies in waiting:
-            replies.put(self.crash)
+            replies.put(crash)
 
 
 def failure(reply: Reply) -> errors.FathomError | None:

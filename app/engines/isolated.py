@@ -100,15 +100,16 @@ class Keeper:
     def _running(self, stopped: Callable[[], bool]) -> Child | None:
         if self._closed:
             raise FathomError("the language model was closed; open it again")
-        if self._child is not None and self._child.crash is not None:
-            self._note(self._child, self._child.crash)
+        if self._child is not None and (crash := self._child.ended()) is not None:
+            self._note(self._child, crash)
         if self._child is None:
             pause = self._pause()
             if self._crashes >= MOST_CRASHES and pause > 0:
-                name = self._known.name if self._known else str(self._spec["model"].get("model") or "the model")
+                name = self._known.name if self._known else self._spec["model"].get("model")
+                named = f" ({name})" if name else ""
                 log = f", or see {self._log}" if self._log is not None else ""
                 raise FathomError(
-                    f"the language model ({name}) crashed {self._crashes} times in a row; choose a smaller or another "
+                    f"the language model{named} crashed {self._crashes} times in a row; choose a smaller or another "
                     f"one with [engine] model{log} (it is tried again in {pause:.0f} s)"
                 )
             until = time.monotonic() + pause
@@ -146,6 +147,14 @@ class Keeper:
 
     def ask(self, request: dict[str, Any], limits: TimeLimits) -> Any:
         """The value of a request that has one reply. Raises what the child says, or that it crashed or is stuck."""
+        try:
+            return self._ask(request, limits)
+        except CrashedError as crash:
+            if crash.by_us:
+                raise
+        return self._ask(request, limits)  # it may have been dying before it was asked
+
+    def _ask(self, request: dict[str, Any], limits: TimeLimits) -> Any:
         child = self.child()
         assert child is not None
         number, replies = child.ask(request)
