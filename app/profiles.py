@@ -52,7 +52,7 @@ class Profile:
     serve: str = ""
     reranker: str = ""
     """A cross-encoder of the hub that suits it; measured with `fathom eval`, not part of answering."""
-    cores: int = 1
+    cores: int = 2
     memory: float = 2.0
     gpu_memory: float = 0.0
 
@@ -119,39 +119,48 @@ class ProfileState:
 
 
 def profiles_here(settings: "Settings") -> tuple[ProfileState, ...]:
-    """Every profile, with whether it would work now. A few looks at the disk and one at a port: nothing is loaded."""
-    return tuple(_state(PROFILES[name], settings) for name in NAMES)
-
-
-def _state(profile: Profile, settings: "Settings") -> ProfileState:
+    """Every profile under these settings, with whether it would work now. A few looks at the disk and one at a port:
+    nothing is loaded."""
     from app.settings import with_profile
 
-    chosen = with_profile(settings, profile.name)
+    states = []
+    for profile in PROFILES.values():
+        chosen = with_profile(settings, profile.name)
+        engine = {"name": chosen.engine.name, "model": chosen.engine.model, "url": chosen.engine.url}
+        states.append(_state(profile, engine, chosen.embedding.model))
+    return tuple(states)
+
+
+def profiles_as_they_come() -> tuple[ProfileState, ...]:
+    """The same without anybody's settings, which may be broken."""
+    return tuple(_state(profile, profile.engine, str(profile.embedding.get("model"))) for profile in PROFILES.values())
+
+
+def _state(profile: Profile, engine: Mapping[str, Any], embedder: str) -> ProfileState:
     lacks = []
-    if chosen.engine.name == "server":
-        if not _answers(str(chosen.engine.url)):
+    if engine.get("name") == "server":
+        if not _answers(str(engine["url"])):
             how = f"; start it: {profile.serve}" if profile.serve else ""
-            lacks.append(f"no server answers at {chosen.engine.url}{how}")
-    elif chosen.engine.name == "embedded":
-        try:
-            require_model(chosen.engine.model)
-        except FathomError as error:
-            lacks.append(str(error))
-    embedding = next((model for model in profile.models if model.repository == chosen.embedding.model), None)
+            lacks.append(f"no server answers at {engine['url']}{how}")
+    elif engine.get("name") != "local":  # whose models are too many kinds of thing for a quick look
+        lacks += _lacks_model(engine.get("model"), profile)
+    embedding = next((model for model in profile.models if model.repository == embedder), None)
     if embedding is not None and not _has_weights(embedding.repository):
         lacks.append(f"the embedding model is not on this machine; get it: {embedding.fetch}")
-    return ProfileState(profile.name, profile.summary, profile.summary_zh, not lacks, ". ".join(lacks))
+    return ProfileState(profile.name, profile.summary, profile.summary_zh, not lacks, "; and ".join(lacks))
 
 
-def require_model(model: Path | None) -> None:
-    """Raises MissingError where the embedded engine has no model to load."""
+def _lacks_model(model: Path | None, profile: Profile) -> list[str]:
+    """What keeps the embedded engine from its model, if anything."""
     from app.engines.hub_file import resolved
     from eval.models.packaged import packaged_model
 
-    if model is None:
-        packaged_model()
-    else:
-        resolved(model)
+    try:
+        found = packaged_model() if model is None else resolved(model)
+    except FathomError as error:
+        ours = next((hub for hub in profile.models if hub.file and str(model).endswith(hub.file)), None)
+        return [f"the language model is not on this machine; get it: {ours.fetch}" if ours else str(error)]
+    return [] if found.exists() else [f"there is no model {found}"]
 
 
 def _has_weights(repository: str) -> bool:

@@ -30,6 +30,8 @@ PACKAGED = "packaged"
 """The word for the model that comes with Fathom, where one has to be said."""
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "nf4")
 """nf4: weights in 4 bits by bitsandbytes, computed with in bf16 (arXiv:2305.14314)."""
+NF4_BLOCK = 64
+"""Weights that share a scale."""
 UNPACK_UP_TO = 512 << 20
 """Bytes of a GGUF file that is kept unpacked."""
 _LOG = logging.getLogger(__name__)
@@ -194,6 +196,14 @@ def load_parts(
     dtype = {"fp32": torch.float32, "fp16": torch.float16}.get(precision, torch.bfloat16)
     with _in_words(place), _quiet():
         model, tokenizer = _transformers_model(_unpacked(place, cache), dtype, device if precision == "nf4" else None)
+        if precision == "nf4" and device == "cpu":
+            packed = [module for module in model.modules() if type(module).__name__ == "Linear4bit"]
+            narrow = [module.in_features for module in packed if module.in_features % NF4_BLOCK]
+            if narrow:  # bitsandbytes 0.50 would fail at the first token
+                raise UsageError(
+                    f"'{place.name}' has layers of {narrow[0]} inputs, and 4-bit weights (nf4) on a CPU need a "
+                    f"multiple of {NF4_BLOCK}; use precision bf16"
+                )
         if place.adapter is not None:
             model = _with_adapter(model, tokenizer, place)
         return model.to(device).eval(), tokenizer, precision

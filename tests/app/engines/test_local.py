@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from llama_index.core.base.llms.types import ChatMessage
-from tiny_models import CORPUS, WINDOW, byte_tokenizer, llama, plain_logprobs, save
+from tiny_models import CORPUS, WINDOW, byte_tokenizer, llama, plain_logprobs, save, sizes
 
 from app.engines.generating import Piece, Sampling
 from app.engines.isolated import load_isolated
@@ -176,13 +176,24 @@ def test_an_adapter_of_another_model_is_refused(folder: Path, adapter: Path, tmp
 
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="needs the extra nf4 (bitsandbytes)")
-def test_weights_in_four_bits_say_nearly_the_same(llm: LocalSpeaker, folder: Path, adapter: Path) -> None:
-    small = opened(folder, precision="nf4", device="cpu")
-    kinds = {type(module).__name__ for module in small._model.modules()}
-    assert "Linear4bit" in kinds
-    exact, near = (model.choice_logprobs(["the cat sat"], [" on", " mat"])[0] for model in (llm, small))
-    assert near != exact and near == pytest.approx(exact, abs=2.0)
-    assert said(opened(folder, precision="nf4", device="cpu", adapter=adapter), "the cat")[1].stats is not None
+def test_weights_in_four_bits_say_nearly_the_same(folder: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = byte_tokenizer()
+    torch.manual_seed(0)
+    config = LlamaConfig(**sizes(tokenizer) | {"hidden_size": 64, "intermediate_size": 128, "initializer_range": 0.1})
+    wide = save(tmp_path / "wide", LlamaForCausalLM(config), tokenizer)
+    exact, small = opened(wide), opened(wide, precision="nf4", device="cpu")
+    assert "Linear4bit" in {type(module).__name__ for module in small._model.modules()}
+    before, after = (model.choice_logprobs(["the cat sat"], [" on", " mat"])[0] for model in (exact, small))
+    assert after != before and after == pytest.approx(before, abs=2.0)
+    adapter = made_adapter(wide, tmp_path / "lora")
+    adapted = opened(wide, precision="nf4", device="cpu", adapter=adapter)
+    assert adapted.choice_logprobs(["the cat sat"], [" on"])[0][0] != after[0]
+    assert said(adapted, "the cat")[1].stats is not None
+    with pytest.raises(UsageError, match="32 inputs, and 4-bit weights"):
+        opened(folder, precision="nf4", device="cpu")
 
 
 def test_four_bits_without_their_package_say_how_to_get_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
