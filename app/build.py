@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.settings import Settings
+from app.settings import EngineSettings, Settings
 from app.workspace import DEFAULT_COLLECTION, collection_name
 from retrieval.errors import MissingError, UsageError
 
@@ -51,61 +51,96 @@ def reader(settings: Settings) -> "Reader":
 
 
 def engine(settings: Settings) -> "LLM":
-    """The language model that writes answers, loaded. Raises UsageError, MissingError, DamagedError."""
-    chosen = settings.engine.chosen()
-    if limits := settings.engine.chosen_limits():
+    """The language model that writes answers. One on this machine loads in the background, in a process of its own: its
+    files have been looked at, and what else may be wrong with it the first call says.
+
+    Close it. Raises UsageError, MissingError, DamagedError.
+    """
+    ours = settings.engine
+    manners, loading = ours.chosen_manners(), ours.chosen_loading()
+    if limits := ours.chosen_limits():
         from app.engines.generating import TimeLimits
 
-        chosen["limits"] = TimeLimits(**limits)
-    if settings.engine.name == "server":
+        manners["limits"] = TimeLimits(**limits)
+    if ours.name == "server":
         from app.engines.server import load_server
 
-        key, model = settings.engine.api_key, settings.engine.model
         return load_server(
-            str(settings.engine.url),
-            model=model.as_posix() if model else None,
-            api_key=key.get_secret_value() if key else None,
-            **chosen,
+            str(ours.url),
+            model=ours.model.as_posix() if ours.model else None,
+            api_key=ours.api_key.get_secret_value() if ours.api_key else None,
+            **manners,
+            **loading,
         )
-    from app.engines.embedded import load_embedded
+    from app.engines.hub_file import resolved
+    from app.engines.isolated import load_isolated
+    from app.engines.speaker import Manners
 
-    return load_embedded(settings.engine.model, cache=settings.cache, **chosen)
+    model = resolved(ours.model) if ours.model else None
+    if ours.adapter:
+        loading["adapter"] = ours.adapter.expanduser().absolute()
+    log = settings.logs / "engine.log"
+    if ours.name == "local":
+        from app.engines.local import LocalModel
+        from eval.models.language_models import locate
+
+        local = LocalModel(model.as_posix() if model else None, cache=settings.cache / "evaluation", **loading)
+        if not local.download:
+            locate(local.model, local.adapter, download=False)
+        return load_isolated("local", local, manners=Manners(**manners), log=log)
+    from app.engines.embedded import EmbeddedModel
+    from app.engines.loading import require_loadable
+
+    embedded = EmbeddedModel(model, cache=settings.cache, **loading)
+    require_loadable(embedded.model, embedded.adapter)
+    return load_isolated("embedded", embedded, manners=Manners(**manners), log=log)
 
 
 def engine_named(settings: Settings, name: str | None) -> "LLM":
-    """The engine behind a word, loaded; everything that the word leaves open is as the settings say.
+    """The engine behind a word; everything that the word leaves open is as the settings say. See `engine`.
 
-    None is the settings' own engine, "embedded" the embedded one, a GGUF file or OpenVINO folder the embedded engine on
-    it, `http://host:port/v1` a server, `http://host:port/v1#name` a model or adapter on it. The key is shown to the
-    server of the settings only (to any if they name none). Raises UsageError, MissingError, DamagedError.
+    None is the settings' own engine, "embedded" and "local" those engines, "local:MODEL" that one on a model, a GGUF
+    file or OpenVINO folder the embedded engine on it, a folder with safetensors the local one on it,
+    `http://host:port/v1` a server, `http://host:port/v1#name` a model or adapter on it. The key is shown to the server
+    of the settings only (to any if they name none). Raises UsageError, MissingError, DamagedError.
     """
-    if name is None:
-        return engine(settings)
+    return engine(replace(settings, engine=engine_settings(settings, name)))
+
+
+def engine_settings(settings: Settings, name: str | None) -> EngineSettings:
+    """What `engine_named` takes a word for. Raises UsageError."""
     ours = settings.engine
+    if name is None or (name == "server" and ours.name == "server"):
+        return ours
     if name.startswith(("http://", "https://")):
         from app.engines.endpoint import address, origin
 
         url, _, model = name.partition("#")
         trusted = ours.url is None or origin(address(ours.url)) == origin(address(url))
-        chosen = replace(
+        return replace(
             ours,
             name="server",
             url=url,
             model=Path(model) if model else None,
+            adapter=None,
             api_key=ours.api_key if trusted else None,
         )
-    elif name == "server" and ours.name == "server":
-        chosen = ours
-    elif name == "embedded":
-        chosen = replace(ours, name="embedded", url=None, model=None if ours.name == "server" else ours.model)
-    elif name.endswith(".gguf") or (name and Path(name).expanduser().is_dir()):
-        chosen = replace(ours, name="embedded", url=None, model=Path(name))
-    else:
-        raise UsageError(
-            f"no engine '{name[:80]}'; write 'embedded', the path of a .gguf file or of a folder exported for "
-            "OpenVINO, or the address of a server, as in http://127.0.0.1:8000/v1#model"
-        )
-    return engine(replace(settings, engine=chosen))
+    # What the settings name is the model of this engine, unless they speak of a server's.
+    kept = {} if ours.name != "server" else {"model": None, "adapter": None}
+    if name == "embedded":
+        return replace(ours, name="embedded", url=None, **kept)
+    if name == "local":
+        return replace(ours, name="local", url=None, **kept)
+    if name.startswith("local:") and len(name) > len("local:"):
+        return replace(ours, name="local", url=None, model=Path(name.removeprefix("local:")), adapter=None)
+    folder = Path(name).expanduser()
+    if name.endswith(".gguf") or (name and folder.is_dir()):
+        bare = (folder / "config.json").is_file() and not (folder / "openvino_model.xml").is_file()
+        return replace(ours, name="local" if bare else "embedded", url=None, model=Path(name), adapter=None)
+    raise UsageError(
+        f"no engine '{name[:80]}'; write 'embedded', 'local', 'local:MODEL', the path of a .gguf file or of a model's "
+        "folder, or the address of a server, as in http://127.0.0.1:8000/v1#model"
+    )
 
 
 def collection_names(settings: Settings) -> list[str]:

@@ -3,6 +3,7 @@ their version by their metadata, never loaded."""
 
 import os
 import platform
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -64,6 +65,7 @@ def examine(workspace: Path) -> list[Check]:
         _gpu(),
         *_models(),
         _chromium(),
+        *_profiles(workspace),
     ]
 
 
@@ -95,9 +97,12 @@ def _sqlite() -> Check:
     )
 
 
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _processor() -> Iterator[Check]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    yield Check("CPU cores", "ok", str(cores))
+    yield Check("CPU cores", "ok", str(_cores()))
     words = _cpu_words()
     if words is None:
         yield Check("CPU instructions", "note", "unknown on this system")
@@ -125,17 +130,23 @@ def _cpu_words() -> frozenset[str] | None:
     return None
 
 
+def _memory_total() -> int:
+    """Bytes."""
+    import psutil
+
+    total = int(psutil.virtual_memory().total)
+    try:  # A container's own limit is what counts.
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+    except OSError:
+        return total  # no cgroup of version 2 here
+    return min(total, int(limit)) if limit.isdigit() else total
+
+
 def _memory() -> Check:
     import psutil
 
-    memory = psutil.virtual_memory()
-    total = int(memory.total)
-    try:  # A container's own limit is what counts.
-        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
-        total = min(total, int(limit)) if limit.isdigit() else total
-    except OSError:
-        limit = ""  # no cgroup of version 2 here
-    found = f"{total / GIB:.1f} GiB, {min(int(memory.available), total) / GIB:.1f} GiB free"
+    total = _memory_total()
+    found = f"{total / GIB:.1f} GiB, {min(int(psutil.virtual_memory().available), total) / GIB:.1f} GiB free"
     if total >= 3.5 * GIB:
         return Check("memory", "ok", found)
     return Check("memory", "note", found, "4 GiB or more is comfortable with the embedded language model")
@@ -175,6 +186,12 @@ def _packages() -> Iterator[Check]:
         yield Check("nncf", "ok", version)
     else:
         yield Check("nncf", "note", "not installed (int8 embedding)", "pip install -c constraints.txt -e '.[int8]'")
+    version = _version("bitsandbytes")
+    if version:
+        yield Check("bitsandbytes", "ok", version)
+    else:
+        how = "pip install -c constraints.txt -e '.[nf4]'"
+        yield Check("bitsandbytes", "note", "not installed (language models in 4 bits)", how)
 
 
 def _faiss() -> Check:
@@ -206,6 +223,31 @@ def _gpu() -> Check:
     if (_version("torch") or "").endswith("+cpu"):
         return Check("GPU", "note", f"{found}, but torch is the CPU build", "install torch from PyPI without '+cpu'")
     return Check("GPU", "ok", found)
+
+
+def _gpu_memory() -> float:
+    """GiB of the largest GPU, 0 where there is none. vLLM has its own torch, so ours is not asked."""
+    megabytes = [int(number) for number in re.findall(r", (\d+) MiB", _gpu().found)]
+    return max(megabytes, default=0) / 1024
+
+
+def _profiles(workspace: Path) -> Iterator[Check]:
+    from app.profiles import Machine, home_of_models, needs, profiles_as_they_come, recommended
+
+    free = shutil.disk_usage(home_of_models()).free / 1e9
+    best = recommended(Machine(_cores(), _memory_total() / GIB, _gpu_memory(), free))
+    choose = f'write profile = "{best.name}" into {workspace / "fathom.toml"}'
+    yield Check(
+        "recommended profile",
+        "ok",
+        f"{best.name} (comfortable from {best.cores} CPU cores, {best.memory:.0f} GiB of memory"
+        + (f", {best.gpu_memory:.0f} GiB on a GPU" if best.gpu_memory else "")
+        + f"); needs {needs(best)}",
+        "" if best.name == "embedded" else choose,
+    )
+    for state in profiles_as_they_come():
+        found = state.summary if state.available else f"{state.summary}; not ready"
+        yield Check(f"profile {state.name}", "ok" if state.available else "note", found, state.missing)
 
 
 def _models() -> Iterator[Check]:

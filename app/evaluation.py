@@ -9,11 +9,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.build import embedder, open_collection, search_settings
+from app.build import embedder, engine_settings, open_collection, search_settings
 from app.commands.evaluation.options import Ended
 from app.commands.options import Run
 from app.failures import DONE_WITH_ERRORS
-from app.settings import Settings
+from app.settings import EngineSettings, Settings
 from app.terminal import count, seconds
 from retrieval.errors import FathomError, UsageError
 
@@ -131,20 +131,20 @@ def _identity(settings: Settings) -> Callable[..., Any]:
 
     def engine(*words: str | None) -> dict[str, Any]:
         word = next((word for word in words if word), None)
-        ours = settings.engine
-        if word is None or word == "server":
-            url, model = ours.url, ours.model
-        elif word == "embedded":
-            url, model = None, None if ours.url else ours.model
-        else:  # as in app.build.engine_named: an address, or a file or folder
-            url, model = (word, None) if "://" in word else (None, Path(word))
+        ours = engine_settings(settings, word)
         names = ("max_new_tokens", "temperature", "repetition_penalty")  # the key is none of them
         found: dict[str, Any] = {name: getattr(ours, name) for name in names}
-        if url is not None:
-            return found | {"url": url, "model": model and model.as_posix()}
+        if ours.name == "server":
+            by_word = word is not None and "://" in word
+            return found | {"url": word if by_word else ours.url, "model": _model_word(ours) if not by_word else None}
+        if ours.name == "local":
+            on = language_model(_model_word(ours), ours.adapter)
+            return found | on | {"engine": "local", "precision": ours.precision}
+        from app.engines.hub_file import resolved
         from eval.models.packaged import packaged_model
 
-        return found | {"weights": model_hash((model or packaged_model()).expanduser())}
+        found["weights"] = model_hash(resolved(ours.model) if ours.model else packaged_model())
+        return found | ({"adapter": model_hash(ours.adapter.expanduser())} if ours.adapter else {})
 
     def rewriter(word: str | None = None) -> dict[str, Any] | None:
         return None if word in (None, "none", "previous") else engine(word)
@@ -180,6 +180,10 @@ def _identity(settings: Settings) -> Callable[..., Any]:
         return topics[topic](*words)
 
     return identity
+
+
+def _model_word(ours: EngineSettings) -> str | None:
+    return ours.model.as_posix() if ours.model else None
 
 
 def model_hash(path: Path) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import SecretStr, TypeAdapter, ValidationError
 
+from app.profiles import NAMES, PROFILES, ProfileName
 from app.upload_limits import UploadLimits
 from app.workspace import collection_name, default_workspace
 from retrieval.answering import AnswerSettings
@@ -62,18 +63,27 @@ class SearchChoices:
 class EngineSettings:
     """Which model writes answers, and how. None leaves a choice to the engine's own default."""
 
-    name: typing.Literal["embedded", "server"] | None = None
-    """"embedded" runs a small model in this process, "server" asks the one at `url`. Where it is not given it becomes
-    the first without a `url` and the second with one."""
+    name: typing.Literal["embedded", "local", "server"] | None = None
+    """"embedded" runs a GGUF with OpenVINO, "local" any model with transformers, each in a process of its own, and
+    "server" asks the one at `url`. Where it is not given it becomes the first without a `url` and the last with one."""
     model: Path | None = None
-    """A GGUF file or a folder exported for OpenVINO, None being the model that comes with Fathom; for a server the name
-    of a model or adapter, None being the one model that it has."""
+    """A GGUF file (a path, or OWNER/REPOSITORY/FILE.gguf of the hub if it is on this machine), None being the model
+    that comes with Fathom; for "embedded" also a folder exported for OpenVINO, for "local" a folder with safetensors or
+    OWNER/NAME of the hub; for a server the name of a model or adapter, None being the one model that it has."""
+    adapter: Path | None = None
+    """A folder with a LoRA adapter that peft saved, for "local" and for OpenVINO folders; a server has its own."""
     url: str | None = None
     """Address of an OpenAI-compatible server, as in http://127.0.0.1:8000/v1."""
     api_key: SecretStr | None = field(default=None, repr=False)
     """What the server wants to see; from FATHOM_ENGINE_API_KEY only, so that it stands in no file."""
     threads: int | None = None
-    """CPU threads of the embedded engine; 0 leaves it to the runtime."""
+    """CPU threads of an engine on this machine; 0 leaves it to the runtime."""
+    device: str | None = None
+    """auto, cpu, cuda, cuda:N or mps, for "local"."""
+    precision: typing.Literal["auto", "fp32", "bf16", "fp16", "nf4"] | None = None
+    """For "local": auto is fp32 on a CPU and bf16 on a GPU; nf4 are weights in 4 bits, by bitsandbytes."""
+    download: bool | None = None
+    """Whether "local" may fetch a model of the hub that is not on this machine."""
     max_new_tokens: int | None = None
     """Longest answer, in tokens of the model."""
     temperature: float | None = None
@@ -102,13 +112,26 @@ class EngineSettings:
             object.__setattr__(self, "name", "server" if self.url else "embedded")
         if self.name == "server" and not self.url:
             raise UsageError("the engine 'server' needs an address; give url, as in http://127.0.0.1:8000/v1")
-        if self.name == "embedded" and self.url:
-            raise UsageError("url is the address of a server and the engine is 'embedded'; take one of them out")
+        if self.name != "server" and self.url:
+            raise UsageError(f"url is the address of a server and the engine is '{self.name}'; take one of them out")
+        if self.name == "server" and self.adapter:
+            raise UsageError(
+                "adapter is for an engine on this machine; a server knows its adapters as models, give model"
+            )
 
-    def chosen(self) -> dict[str, Any]:
-        """What was chosen of the arguments of the engine's loader, without the model and the time limits."""
-        names = ["max_new_tokens", "temperature", "repetition_penalty"]
-        names += ["concurrency", "connect_seconds"] if self.name == "server" else ["threads"]
+    def chosen_manners(self) -> dict[str, Any]:
+        """What was chosen of the fields of `app.engines.speaker.Manners`, without the time limits."""
+        return self._chosen("max_new_tokens", "temperature", "repetition_penalty")
+
+    def chosen_loading(self) -> dict[str, Any]:
+        """What was chosen of how the engine is loaded or reached, without the model."""
+        if self.name == "server":
+            return self._chosen("concurrency", "connect_seconds")
+        return self._chosen(
+            "adapter", "threads", *(("device", "precision", "download") if self.name == "local" else ())
+        )
+
+    def _chosen(self, *names: str) -> dict[str, Any]:
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def chosen_limits(self) -> dict[str, float]:
@@ -135,7 +158,7 @@ class ChatSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything a run was told, resolved. Each field but `workspace` is a section of fathom.toml."""
+    """Everything a run was told, resolved. Each field but the first and the last two is a section of fathom.toml."""
 
     workspace: Path
     embedding: EmbeddingSettings = field(default_factory=EmbeddingSettings)
@@ -146,6 +169,10 @@ class Settings:
     engine: EngineSettings = field(default_factory=EngineSettings)
     chat: ChatSettings = field(default_factory=ChatSettings)
     uploads: UploadLimits = field(default_factory=UploadLimits)
+    profile: ProfileName = "embedded"
+    """The ready-made choice of models whose defaults stand under all others; see profiles.py."""
+    chosen: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False, compare=False)
+    """{section: {key: value}} that somebody chose, without the profile's defaults."""
 
     @property
     def collections(self) -> Path:
@@ -167,7 +194,14 @@ class Settings:
         return self.collections / collection_name(name)
 
 
-SECTIONS = tuple(item.name for item in dataclasses.fields(Settings) if item.name != "workspace")
+SECTIONS = tuple(
+    item.name for item in dataclasses.fields(Settings) if item.name not in ("workspace", "profile", "chosen")
+)
+_OF_A_PROFILE = {
+    "engine": ("name", "model", "adapter", "url", "device", "precision", "download"),
+    "embedding": ("model", "download", "query_prefix", "passage_prefix"),
+}
+"""Keys that say which models run: with another profile they are its own."""
 
 
 def load_settings(
@@ -175,8 +209,10 @@ def load_settings(
     *,
     flags: Mapping[str, Mapping[str, Any]] | None = None,
     environment: Mapping[str, str] | None = None,
+    profile: str | None = None,
 ) -> Settings:
-    """Resolve the settings of one run; later sources win: file, environment, flags (None in a flag means "not given").
+    """Resolve the settings of one run; later sources win: profile, file, environment, flags (None in a flag means "not
+    given"). `profile` is a flag too; it goes before FATHOM_PROFILE, and that before the file's `profile`.
 
     `flags` is {section: {key: value}}. Raises UsageError that names the file or variable, the key and what is expected.
     """
@@ -187,7 +223,10 @@ def load_settings(
     chosen: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     kinds = {name: kind for name, kind in typing.get_type_hints(Settings).items() if name in SECTIONS}
     file = workspace / FILE_NAME
-    for section, table in _read_file(file).items():
+    read = _read_file(file)
+    word = profile or environment.get("FATHOM_PROFILE") or read.pop("profile", None)
+    read.pop("profile", None)
+    for section, table in read.items():
         _require_known(section, SECTIONS, f"{file}: unknown section")
         if not isinstance(table, dict):
             raise UsageError(f"{file}: '{section}' must be a section, written as [{section}]")
@@ -201,8 +240,45 @@ def load_settings(
         chosen[section].update({key: value for key, value in table.items() if value is not None})
     if "cache" in _keys(kinds["embedding"]):
         chosen["embedding"].setdefault("cache", workspace / "cache")
-    parts = {section: _build(kinds[section], chosen[section], section) for section in SECTIONS}
-    return Settings(workspace=workspace, **parts)
+    return _resolved(workspace, "embedded" if word is None else _profile(word), chosen)
+
+
+def with_profile(settings: Settings, name: str) -> Settings:
+    """The same settings under another profile. What was chosen of which models run belongs to the profile that the
+    settings have, and goes with it; everything else that was chosen stays. Raises UsageError."""
+    profile = _profile(name)
+    if profile == settings.profile:
+        return settings
+    chosen = {
+        section: {key: value for key, value in table.items() if key not in _OF_A_PROFILE.get(section, ())}
+        for section, table in settings.chosen.items()
+    }
+    return _resolved(settings.workspace, profile, chosen)
+
+
+def _profile(word: Any) -> ProfileName:
+    for name in NAMES:
+        if name == word:
+            return name
+    raise UsageError(f"there is no profile '{str(word)[:80]}'; known are {', '.join(NAMES)}")
+
+
+def _resolved(workspace: Path, profile: ProfileName, chosen: Mapping[str, Mapping[str, Any]]) -> Settings:
+    kinds = typing.get_type_hints(Settings)
+    parts = {}
+    for section in SECTIONS:
+        own = dict(chosen.get(section, {}))
+        defaults = getattr(PROFILES[profile], section, {})
+        # A default that belongs to another engine or model than was chosen would say something that nobody meant.
+        kind = own.get("name") or ("server" if "url" in own else defaults.get("name"))
+        if section == "engine" and kind != defaults.get("name"):
+            defaults = {}
+        elif section == "engine" and "url" in own:
+            defaults = {key: value for key, value in defaults.items() if key != "model"}
+        elif section == "embedding" and "model" in own:
+            defaults = {}
+        parts[section] = _build(kinds[section], {**defaults, **own}, section)
+    return Settings(workspace=workspace, profile=profile, chosen=chosen, **parts)
 
 
 def _read_file(file: Path) -> dict[str, Any]:

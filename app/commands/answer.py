@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.commands.options import AsJson, CollectionName, Filters, Hits, Workspace, begin
+from app.commands.options import AsJson, CollectionName, Filters, Hits, Profile, Workspace, begin
 from retrieval.errors import MissingError, UsageError
 from retrieval.passages import Answer, Citation, Hit, Mode
 
@@ -130,12 +130,13 @@ def ask(
         Path | None,
         typer.Option("--model", metavar="M", help="GGUF file or OpenVINO folder to answer with.", show_default=False),
     ] = None,
+    profile: Profile = None,
     collection: CollectionName = None,
     workspace: Workspace = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer a question from the documents, with citations."""
-    run = begin(workspace, as_json, flags={"search": {"k": k}, "engine": {"model": model}})
+    run = begin(workspace, as_json, flags={"search": {"k": k}, "engine": {"model": model}}, profile=profile)
     question = _question(question)
     turns = read_history(history) if history else []
     from app.build import answer_events, engine, open_collection

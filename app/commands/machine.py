@@ -21,12 +21,15 @@ def doctor(workspace: Workspace = None, as_json: AsJson = False) -> None:
     checks = examine((workspace or default_workspace(os.environ)).expanduser().absolute())
     lacking = [check for check in checks if check.state == "missing" and check.needed]
     if as_json:
-        terminal.json({"healthy": not lacking, "checks": [check.as_dict() for check in checks]})
+        best = next(check.found.split()[0] for check in checks if check.name == "recommended profile")
+        terminal.json(
+            {"healthy": not lacking, "recommended_profile": best, "checks": [check.as_dict() for check in checks]}
+        )
     else:
         width = max(len(check.name) for check in checks)
         for check in checks:
             terminal.line(f"{check.state:<8} {check.name:<{width}}  {check.found}", style=_STYLES[check.state])
-            if check.state != "ok" and check.remedy:
+            if check.remedy:
                 terminal.line(f"{'':<8} {'':<{width}}  → {check.remedy}")
         terminal.done(f"{len(lacking)} needed things are missing" if lacking else "everything needed is here; looked")
     if lacking:

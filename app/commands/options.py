@@ -39,6 +39,15 @@ Filters = Annotated[
         show_default=False,
     ),
 ]
+Profile = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        metavar="NAME",
+        help="Which models: embedded, laptop or gpu; 'fathom doctor' recommends one.",
+        show_default=False,
+    ),
+]
 Hits = Annotated[
     int | None,
     typer.Option("--k", "-k", metavar="N", min=1, max=1000, help="Passages to find.", show_default=False),
@@ -53,10 +62,15 @@ class Run:
     terminal: "Terminal"
 
 
-def begin(workspace: Path | None, as_json: bool, flags: Mapping[str, Mapping[str, Any]] | None = None) -> Run:
+def begin(
+    workspace: Path | None,
+    as_json: bool,
+    flags: Mapping[str, Mapping[str, Any]] | None = None,
+    profile: str | None = None,
+) -> Run:
     """Resolve the settings and open the terminal. Imports here keep `fathom --help` free of what it does not show."""
     from app.settings import load_settings
     from app.terminal import Terminal
 
     terminal = Terminal(as_json=as_json)
-    return Run(load_settings(workspace, flags=flags), terminal)
+    return Run(load_settings(workspace, flags=flags, profile=profile), terminal)

@@ -1,29 +1,25 @@
-"""Token ids in → text pieces out, one generation at a time, with stop and time limits. It knows nothing of chats.
+"""Token ids in → text pieces out, one generation at a time, with stop and time limits. It knows nothing of chats, and
+of the runtime that computes the tokens only that it is a `Writer`.
 
-`LLMPipeline.generate` releases the interpreter lock while it works (`ContinuousBatchingPipeline.step` does not: a web
-server in the same process stood still for each step), so it runs on a thread and hands its tokens over in a queue.
+A writer blocks (and should release the interpreter lock while it computes), so it runs on a thread of its own and hands
+its tokens over in a queue.
 """
 
 import atexit
-import codecs
 import queue
-import re
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from retrieval.embedding.no_telemetry import refuse_telemetry
 from retrieval.errors import BusyError, FathomError
 
-# Before the first import of OpenVINO, which reports home otherwise.
-refuse_telemetry()
-
 if TYPE_CHECKING:
-    import openvino_genai
+    import numpy as np
 
 
 class Stoppable(Protocol):
@@ -60,43 +56,46 @@ class Piece:
     stats: dict[str, float] | None = None
 
 
-class Vocabulary:
-    """Token ids → text, byte by byte, so that a character split over tokens (Chinese, emoji) appears whole or not at
-    all. OpenVINO's own `decode` drops the bytes of an unfinished character without a word."""
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are chosen. `temperature` 0 is greedy, and `top_p` and `seed` then have no say; `stop` are texts that
+    end the answer."""
 
-    def __init__(self, tokenizer: "openvino_genai.Tokenizer") -> None:
-        table = {int(index): bytes(token) for token, index in tokenizer.get_vocab().items()}
-        marks = {i: token for i, token in table.items() if re.fullmatch(rb"<[^<>]+>|\[[A-Z_]+\]", token)}
-        self.control = {i: t for i, t in marks.items() if not tokenizer.decode([i], skip_special_tokens=True)}
-        """Ids of the special tokens (`<|im_end|>`), with their spelling."""
-        self._sentencepiece = any(token.startswith("▁".encode()) for token in list(table.values())[:20_000])
-        self._bytes = {i: self._spelling(token) for i, token in table.items() if i not in self.control}
+    temperature: float = 0.0
+    top_p: float = 0.95
+    seed: int = 0
+    repetition_penalty: float = 1.05
+    """1 is none."""
+    stop: tuple[str, ...] = ()
 
-    def _spelling(self, token: bytes) -> bytes:
-        if self._sentencepiece:
-            if match := re.fullmatch(rb"<0x([0-9A-Fa-f]{2})>", token):
-                return bytes([int(match[1], 16)])
-            return token.replace("▁".encode(), b" ")
-        return token
 
-    def stream(self) -> "TextStream":
+class TextStream(Protocol):
+    """Token ids in, the text that is complete so far out."""
+
+    def feed(self, ids: list[int]) -> str: ...
+
+    def end(self) -> str: ...
+
+
+class Writer(Protocol):
+    """A runtime with a model in it."""
+
+    def write(
+        self,
+        ids: "np.ndarray",
+        *,
+        max_new_tokens: int,
+        sampling: Sampling,
+        emit: Callable[[list[int]], None],
+        cancelled: Callable[[], bool],
+    ) -> None:
+        """Call `emit` with each token, until the model ends, the budget is spent, or `cancelled` says so. `ids` is
+        int64 of shape (1, tokens)."""
+        ...
+
+    def stream(self) -> TextStream:
         """A fresh decoder for one answer."""
-        return TextStream(self._bytes)
-
-
-class TextStream:
-    """Feed token ids, get the text that is complete so far."""
-
-    def __init__(self, table: dict[int, bytes]) -> None:
-        self._table = table
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def feed(self, ids: list[int]) -> str:
-        return self._decoder.decode(b"".join(self._table.get(i, b"") for i in ids))
-
-    def end(self) -> str:
-        """What is left: a character the model never finished is dropped."""
-        return self._decoder.decode(b"", final=True).rstrip("\ufffd")
+        ...
 
 
 class Turnstile:
@@ -147,29 +146,38 @@ class _Job:
 
 
 class Generator:
-    """Runs one pipeline for many callers."""
+    """Runs one writer for many callers."""
 
-    def __init__(self, pipeline: "openvino_genai.LLMPipeline", tokenizer: "openvino_genai.Tokenizer") -> None:
-        self._pipeline = pipeline
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
         self._turnstile = Turnstile()
         self._running: _Job | None = None
-        self.vocabulary = Vocabulary(tokenizer)
         # A thread still inside OpenVINO when the interpreter goes down aborts the process.
         atexit.register(_at_exit, weakref.ref(self))
 
+    @contextmanager
+    def turn(self, limits: TimeLimits) -> Iterator[None]:
+        """The model for something else than writing, when one's turn has come. Raises BusyError."""
+        self._turnstile.enter(limits.queue)
+        try:
+            yield
+        finally:
+            self._turnstile.leave()
+
     def generate(
         self,
-        ids: Any,
+        ids: "np.ndarray",
         *,
         max_new_tokens: int,
-        options: dict[str, Any],
+        sampling: Sampling,
         limits: TimeLimits,
         stop: Stoppable | None = None,
     ) -> Iterator[Piece]:
         """Yield pieces; the last carries `finish` and `stats`. `ids` is an int64 array of shape (1, tokens).
 
         Closing the iterator or setting `stop` ends it within POLL_SECONDS; the model itself stops at its next token
-        (at the first one, if it is still reading the prompt). Raises BusyError, and FathomError on a time limit.
+        (OpenVINO at the first one, if it is still reading the prompt). Raises BusyError, and FathomError on a time
+        limit.
         """
         if not self._turnstile.enter(limits.queue, stop):
             yield Piece("", "stopped", _stats(ids.shape[1], 0, None, 0.0))
@@ -177,7 +185,7 @@ class Generator:
         job = _Job()
         try:
             job.thread = threading.Thread(
-                target=self._work, args=(job, ids, max_new_tokens, options), name="generation", daemon=True
+                target=self._work, args=(job, ids, max_new_tokens, sampling), name="generation", daemon=True
             )
             self._running = job
             job.thread.start()
@@ -189,29 +197,17 @@ class Generator:
         finally:
             job.cancelled.set()
 
-    def _work(self, job: _Job, ids: Any, max_new_tokens: int, options: dict[str, Any]) -> None:
+    def _work(self, job: _Job, ids: "np.ndarray", max_new_tokens: int, sampling: Sampling) -> None:
         """Runs on the job's thread; always leaves the turnstile."""
         try:
-            import openvino
-            import openvino_genai
-
-            config = self._pipeline.get_generation_config()
-            config.max_new_tokens = max_new_tokens
-            for name, value in options.items():
-                setattr(config, name, value)
-
-            class Streamer(openvino_genai.StreamerBase):  # type: ignore[misc, name-defined]
-                def write(self, token: int | list[int]) -> "openvino_genai.StreamingStatus":
-                    if job.cancelled.is_set():
-                        return openvino_genai.StreamingStatus.CANCEL
-                    job.items.put([token] if isinstance(token, int) else list(token))
-                    return openvino_genai.StreamingStatus.RUNNING
-
-                def end(self) -> None:
-                    pass
-
             if not job.cancelled.is_set():
-                self._pipeline.generate(openvino.Tensor(ids), config, Streamer())
+                self._writer.write(
+                    ids,
+                    max_new_tokens=max_new_tokens,
+                    sampling=sampling,
+                    emit=job.items.put,
+                    cancelled=job.cancelled.is_set,
+                )
             job.items.put(None)
         except BaseException as error:
             job.items.put(error)
@@ -225,7 +221,7 @@ class Generator:
         began = time.monotonic()
         first: float | None = None
         count = 0
-        text = self.vocabulary.stream()
+        text = self._writer.stream()
         written: list[int] = []
         while True:
             if stop is not None and stop.is_set():

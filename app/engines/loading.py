@@ -9,14 +9,16 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.engines.gguf import read_header
+from app.engines.gguf import GgufHeader, read_header
+from app.engines.openvino_adapter import require_names
 from eval.models.packaged import packaged_model
 from retrieval.embedding.no_telemetry import refuse_telemetry
-from retrieval.errors import DamagedError, FathomError, MissingError
+from retrieval.errors import DamagedError, FathomError, MissingError, UsageError
 
 # Before the first import of OpenVINO, which reports home otherwise.
 refuse_telemetry()
@@ -28,6 +30,7 @@ PREFILL_TOKENS = 256
 """Tokens of a prompt worked on at once. 1,443 tokens on 2 cores: 0.6 s to the first token, 1.4 s in one piece."""
 UNKNOWN_CONTEXT = 4096
 _MANIFEST = "fathom.json"
+_SECONDS_TO_BUILD = 3600
 
 
 @dataclass(frozen=True)
@@ -41,26 +44,49 @@ class LoadedModel:
     path: Path
 
 
-def load_model(path: Path | None = None, *, cache: Path | None = None, threads: int = 0) -> LoadedModel:
+def load_model(
+    path: Path | None = None, *, cache: Path | None = None, threads: int = 0, adapter: Path | None = None
+) -> LoadedModel:
     """Load a GGUF file or a folder with an OpenVINO model; None is the model that comes with Fathom.
 
-    `cache` is where the converted model is kept (None: nowhere). Raises MissingError, DamagedError or FathomError.
+    `cache` is where the converted model is kept (None: nowhere). `adapter` is a LoRA adapter for a folder. Raises
+    MissingError, DamagedError, UsageError or FathomError.
     """
+    header = require_loadable(path, adapter)
     path = (path or packaged_model()).expanduser().absolute()
-    if path.is_dir():
-        if not (path / "openvino_model.xml").is_file():
-            raise MissingError(
-                f"{path} holds no openvino_model.xml; give a GGUF file or a folder exported for OpenVINO"
-            )
-        pipeline = _pipeline(path, threads)
-        return LoadedModel(pipeline, pipeline.get_tokenizer(), path.name, _context_of_folder(path), path)
-    header = read_header(path)
+    if header is None:
+        pipeline = _adapted(path, adapter, threads) if adapter else _pipeline(path, threads)
+        name = path.name if adapter is None else f"{path.name} + {adapter.name}"
+        return LoadedModel(pipeline, pipeline.get_tokenizer(), name, _context_of_folder(path), path)
     pipeline = _through_cache(path, cache, threads) if cache else _pipeline(path, threads)
     tokenizer = pipeline.get_tokenizer()
     if header.chat_template and not tokenizer.chat_template:
         tokenizer.set_chat_template(header.chat_template)
     name = path.stem.rsplit(".Q", 1)[0]
     return LoadedModel(pipeline, tokenizer, name, header.context_length or UNKNOWN_CONTEXT, path)
+
+
+def require_loadable(path: Path | None, adapter: Path | None = None) -> GgufHeader | None:
+    """Look at a model's files without loading them; the header of a GGUF, None for a folder. Raises what `load_model`
+    would raise of them."""
+    path = (path or packaged_model()).expanduser().absolute()
+    if path.is_dir():
+        if not (path / "openvino_model.xml").is_file():
+            raise MissingError(
+                f"{path} holds no openvino_model.xml; give a GGUF file or a folder exported for OpenVINO, or run it "
+                'with the local engine ([engine] name = "local")'
+            )
+        if adapter is not None:
+            require_names(path, adapter)
+        return None
+    header = read_header(path)
+    if adapter is not None:
+        # Its weights get names that no adapter knows: OpenVINO would report every tensor as unused and go on.
+        raise UsageError(
+            f"the embedded engine cannot put the adapter {adapter} on a GGUF file, where it would change nothing; run "
+            'model and adapter with the local engine ([engine] name = "local"), or merge the adapter into the model'
+        )
+    return header
 
 
 def _pipeline(path: Path, threads: int, **properties: Any) -> "openvino_genai.LLMPipeline":
@@ -90,6 +116,13 @@ def _reason(error: Exception) -> str:
     return lines[-1][:300] if lines else type(error).__name__
 
 
+def _adapted(path: Path, adapter: Path, threads: int) -> "openvino_genai.LLMPipeline":
+    import openvino_genai
+
+    config = openvino_genai.AdapterConfig(openvino_genai.Adapter(str(adapter / "adapter_model.safetensors")))
+    return _pipeline(path, threads, adapters=config)
+
+
 def _through_cache(path: Path, cache: Path, threads: int) -> "openvino_genai.LLMPipeline":
     import openvino_genai
 
@@ -98,6 +131,7 @@ def _through_cache(path: Path, cache: Path, threads: int) -> "openvino_genai.LLM
         return _pipeline(folder, threads)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(folder.parent)
         building = Path(tempfile.mkdtemp(prefix="building-", dir=folder.parent))
     except OSError:
         return _pipeline(path, threads)  # a cache that cannot be written only costs the two seconds
@@ -119,6 +153,13 @@ def _through_cache(path: Path, cache: Path, threads: int) -> "openvino_genai.LLM
         return _pipeline(path, threads)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def _sweep(parent: Path) -> None:
+    """Remove what a process left that was killed while it converted a model."""
+    for left in parent.glob("building-*"):
+        if time.time() - left.stat().st_mtime > _SECONDS_TO_BUILD:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _sha256(path: Path) -> str:

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 PACKAGED = "packaged"
 """The word for the model that comes with Fathom, where one has to be said."""
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "nf4")
+"""nf4: weights in 4 bits by bitsandbytes, computed with in bf16 (arXiv:2305.14314)."""
+NF4_BLOCK = 64
+"""Weights that share a scale."""
 UNPACK_UP_TO = 512 << 20
 """Bytes of a GGUF file that is kept unpacked."""
 _LOG = logging.getLogger(__name__)
@@ -74,21 +77,22 @@ class ModelPlace:
     adapter: Path | None = None
 
 
-def locate(name: str | None, adapter: Path | None = None) -> ModelPlace:
+def locate(name: str | None, adapter: Path | None = None, *, download: bool = True) -> ModelPlace:
     """Find a model and judge its files, loading nothing: None and "packaged" are the one that comes with Fathom, else a
-    GGUF file, a folder with safetensors, or OWNER/NAME of the Hugging Face hub.
+    GGUF file, a folder with safetensors, or OWNER/NAME of the Hugging Face hub, which may be asked for a model that is
+    not here where `download` says so.
 
     Raises MissingError, UsageError (pickled weights, code of its own) or DamagedError.
     """
-    place = _place(name)
+    place = _place(name, download)
     if adapter is None:
         return place
     folder = Path(os.path.expanduser(adapter)).absolute()
-    _judge_adapter(folder)
+    judge_adapter(folder)
     return ModelPlace(f"{place.name} + {folder.name}", place.folder, place.gguf, place.files, folder)
 
 
-def _place(name: str | None) -> ModelPlace:
+def _place(name: str | None, download: bool) -> ModelPlace:
     from retrieval.embedding.model_files import find_model
 
     path = packaged_model() if name in (None, PACKAGED) else Path(os.path.expanduser(str(name)))
@@ -108,7 +112,7 @@ def _place(name: str | None) -> ModelPlace:
             f"there is no model '{name}'; give a GGUF file, a folder with safetensors, or OWNER/NAME of the hub"
         )
     try:
-        files = find_model(str(path) if path.is_dir() else str(name))
+        files = find_model(str(path) if path.is_dir() else str(name), download=download)
     except MissingError as error:
         if path.is_dir():
             raise
@@ -121,7 +125,7 @@ def _place(name: str | None) -> ModelPlace:
     return ModelPlace(files.name, files.folder, None, files.files)
 
 
-def _judge_adapter(folder: Path) -> None:
+def judge_adapter(folder: Path) -> None:
     """An adapter of peft with safetensors that imports nothing. Raises MissingError, UsageError or DamagedError."""
     if not (folder / "adapter_config.json").is_file():
         raise MissingError(f"'{folder}' is no adapter: it has no adapter_config.json; give a folder that peft saved")
@@ -151,14 +155,12 @@ def load_language_model(
 ) -> "TransformersModel":
     """Load a model (see `locate`), with an adapter of peft on it if one is named.
 
-    `precision` auto is fp32 on a CPU and bf16 on a GPU. `cache` remembers hashes of large files (None: the user's
-    cache folder). Raises MissingError, UsageError or DamagedError.
+    `precision` auto is fp32 on a CPU and bf16 on a GPU, nf4 needs bitsandbytes. `cache` remembers hashes of
+    large files (None: the user's cache folder). Raises MissingError, UsageError or DamagedError.
     """
     from retrieval.embedding.load import EmbeddingSettings
     from retrieval.embedding.model_files import ModelFiles, weights_hash
 
-    if precision not in PRECISIONS:
-        raise UsageError(f"precision is one of {', '.join(PRECISIONS)}; '{precision}' was given")
     place = locate(name, adapter)
     cache = cache or EmbeddingSettings().cache_folder()
     weights = weights_hash(ModelFiles(place.name, place.folder, place.files), cache)
@@ -167,39 +169,80 @@ def load_language_model(
         weights = hashlib.sha256(
             f"{weights}\0{weights_hash(ModelFiles(place.name, place.adapter, files), cache)}".encode()
         ).hexdigest()
-    return _loaded(place, weights, cache, device, precision)
+    from eval.models.likelihood import TransformersModel
+
+    with _in_words(place):
+        model, tokenizer, precision = load_parts(place, cache=cache, device=device, precision=precision)
+        return TransformersModel(model, tokenizer, name=place.name, weights=weights, precision=precision)
 
 
-def _loaded(place: ModelPlace, weights: str, cache: Path, device: str, precision: str) -> "TransformersModel":
+def load_parts(
+    place: ModelPlace, *, cache: Path, device: str = "auto", precision: str = "auto"
+) -> tuple[Any, Any, str]:
+    """transformers' own model and tokenizer of a place that `locate` found, and the precision it runs in: for whoever
+    writes with them. Raises MissingError, UsageError or DamagedError."""
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision is one of {', '.join(PRECISIONS)}; '{precision}' was given")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     # peft imports bitsandbytes, which warns of a kernel that nothing here uses.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     import torch
 
-    from eval.models.likelihood import TransformersModel
-
     device = _device(device)
     if precision == "auto":
         precision = "fp32" if device == "cpu" else "bf16"
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    with _quiet():
-        try:
-            model, tokenizer = _transformers_model(_unpacked(place, cache), dtype)
-            if place.adapter is not None:
-                model = _with_adapter(model, tokenizer, place.adapter)
-            model = model.to(device).eval()
-        except (FileNotFoundError, PermissionError) as error:
-            raise MissingError(f"the model '{place.name}' cannot be read: {error}") from error
-        except (MissingError, DamagedError, UsageError, torch.OutOfMemoryError):
-            raise
-        # The files are a stranger's, and transformers, tokenizers, gguf, peft and safetensors have errors of their own.
-        except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-            raise DamagedError(f"the model '{place.name}' cannot be loaded: {reason}") from error
-        return TransformersModel(model, tokenizer, name=place.name, weights=weights, precision=precision)
+    if precision == "nf4":
+        _require_nf4(place, device)
+    dtype = {"fp32": torch.float32, "fp16": torch.float16}.get(precision, torch.bfloat16)
+    with _in_words(place), _quiet():
+        model, tokenizer = _transformers_model(_unpacked(place, cache), dtype, device if precision == "nf4" else None)
+        if precision == "nf4" and device == "cpu":
+            packed = [module for module in model.modules() if type(module).__name__ == "Linear4bit"]
+            narrow = [module.in_features for module in packed if module.in_features % NF4_BLOCK]
+            if narrow:  # bitsandbytes 0.50 would fail at the first token
+                raise UsageError(
+                    f"'{place.name}' has layers of {narrow[0]} inputs, and 4-bit weights (nf4) on a CPU need a "
+                    f"multiple of {NF4_BLOCK}; use precision bf16"
+                )
+        if place.adapter is not None:
+            model = _with_adapter(model, tokenizer, place)
+        return model.to(device).eval(), tokenizer, precision
 
 
-def _transformers_model(place: ModelPlace, dtype: Any) -> tuple[Any, Any]:
+@contextmanager
+def _in_words(place: ModelPlace) -> Iterator[None]:
+    """What goes wrong while a model loads, as a sentence."""
+    import torch
+
+    try:
+        yield
+    except (FileNotFoundError, PermissionError) as error:
+        raise MissingError(f"the model '{place.name}' cannot be read: {error}") from error
+    except (MissingError, DamagedError, UsageError, torch.OutOfMemoryError):
+        raise
+    # The files are a stranger's, and transformers, tokenizers, gguf, peft and safetensors have errors of their own.
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise DamagedError(f"the model '{place.name}' cannot be loaded: {reason}") from error
+
+
+def _require_nf4(place: ModelPlace, device: str) -> None:
+    """Raises MissingError where bitsandbytes is not installed, UsageError where NF4 cannot be made of the model."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingError(
+            "4-bit weights (nf4) need the package bitsandbytes: pip install -c constraints.txt -e '.[nf4]'"
+        )
+    if device == "mps":
+        raise UsageError("4-bit weights (nf4) run on a CPU or a CUDA GPU; set device to cpu, or another precision")
+    if place.gguf and (place.folder / place.gguf).stat().st_size > UNPACK_UP_TO:
+        raise UsageError(
+            f"'{place.gguf}' is quantised already and too large to unpack for nf4; give the model's folder with "
+            "safetensors, or run the GGUF with the embedded engine"
+        )
+
+
+def _transformers_model(place: ModelPlace, dtype: Any, nf4_on: str | None = None) -> tuple[Any, Any]:
+    """`nf4_on` is the device to put 4-bit weights on, None for weights in `dtype`."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -212,9 +255,14 @@ def _transformers_model(place: ModelPlace, dtype: Any) -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(str(place.adapter), **safe)
     else:
         tokenizer = AutoTokenizer.from_pretrained(str(place.folder), **safe, **from_gguf)
-    weights = {"use_safetensors": True}
+    weights: dict[str, Any] = {"use_safetensors": True}
     if place.gguf:  # otherwise the weights stay in GGUF's blocks, which nothing here could adapt or save
         weights = from_gguf | {"quantization_config": GgufConfig(gguf_file=place.gguf, dequantize=True)}
+    elif nf4_on is not None:
+        from transformers import BitsAndBytesConfig
+
+        four_bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+        weights |= {"quantization_config": four_bits, "device_map": {"": nf4_on}}
     model, told = AutoModelForCausalLM.from_pretrained(
         str(place.folder), dtype=dtype, output_loading_info=True, **safe, **weights
     )
@@ -273,14 +321,31 @@ def _device(device: str) -> str:
     return device
 
 
-def _with_adapter(model: Any, tokenizer: Any, folder: Path) -> Any:
-    """The model under an adapter. A tokenizer with more words than the model has rows makes room for them first, or
-    the adapter's rows would not fit (LlamaFactory#5262)."""
+def _with_adapter(model: Any, tokenizer: Any, place: ModelPlace) -> Any:
+    """The model under its adapter, which must have been made for it. A tokenizer with more words than the model has
+    rows makes room for them first, or the adapter's rows would not fit (LlamaFactory#5262)."""
     from peft import PeftModel
 
+    from eval.models.adapter_fit import require_fit
+
+    assert place.adapter is not None
+    require_fit(place.adapter, _sizes(model), place.name.removesuffix(f" + {place.adapter.name}"))
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer))
-    return PeftModel.from_pretrained(model, str(folder), use_safetensors=True)
+    return PeftModel.from_pretrained(model, str(place.adapter), use_safetensors=True)
+
+
+def _sizes(model: Any) -> dict[str, tuple[int, int]]:
+    """Inputs and outputs of the modules that an adapter can change. Weights in 4 bits have lost their shape, and GPT-2
+    keeps its own transposed."""
+    sizes = {}
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if hasattr(module, "in_features"):
+            sizes[name] = (int(module.in_features), int(module.out_features))
+        elif weight is not None and weight.ndim == 2:
+            sizes[name] = (int(weight.shape[0]), int(weight.shape[1]))
+    return sizes
 
 
 @contextmanager

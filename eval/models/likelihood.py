@@ -148,6 +148,18 @@ class TransformersModel:
             return self.logprobs(batch, since=since)
         return self._branched(batch, shared, [max(1, s) for s in since] if since is not None else [1] * len(batch))
 
+    def next_logprobs(self, batch: Sequence[Sequence[int]], targets: Sequence[int]) -> np.ndarray:
+        """ln P of each of `targets` as the token that follows each sequence, float32 of (sequences, targets).
+
+        One pass for a sequence, however many targets. Raises ValueError for a sequence longer than the window or empty.
+        """
+        found = np.empty((len(batch), len(targets)), dtype=np.float32)
+        for group in batches([len(ids) for ids in batch], self.batch_tokens):
+            if not 0 < len(batch[group[-1]]) <= len(batch[group[0]]) <= self.window:
+                raise ValueError(f"a sequence has 1 to {self.window} tokens, not {[len(batch[i]) for i in group][:3]}")
+            found[group] = self._next([batch[index] for index in group], targets)
+        return found
+
     def close(self) -> None:
         """Let go of the weights."""
         self._model = self._head = None
@@ -169,6 +181,32 @@ class TransformersModel:
         torch.cuda.empty_cache()
         half = len(rows) // 2
         return self._halving(rows[:half], first[:half]) + self._halving(rows[half:], first[half:])
+
+    def _next(self, rows: list[Sequence[int]], targets: Sequence[int]) -> np.ndarray:
+        """One padded batch; halved where it does not fit on the GPU."""
+        import torch
+
+        try:
+            with torch.inference_mode():
+                ids, mask = self._padded(rows)
+                ends = torch.tensor([len(tokens) - 1 for tokens in rows], device=ids.device)
+                places = torch.arange(len(rows), device=ids.device)
+                if self._finish is None:
+                    told = self._model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+                    logits = told[:, -ids.shape[1] :][places, ends]
+                else:
+                    hidden, _ = self._hidden(input_ids=ids, attention_mask=mask, use_cache=False)
+                    logits = self._finish(self._head(hidden[places, ends]))
+                return logits.float().log_softmax(-1)[:, list(targets)].cpu().numpy()
+        except torch.OutOfMemoryError:
+            if len(rows) == 1:
+                raise FathomError(
+                    f"{len(rows[0]):,} tokens of '{self.name}' do not fit into the memory of {self.device}; "
+                    "give a shorter prompt"
+                ) from None
+        torch.cuda.empty_cache()
+        half = len(rows) // 2
+        return np.concatenate([self._next(rows[:half], targets), self._next(rows[half:], targets)])
 
     def _scored(self, rows: Sequence[Sequence[int]], first: Sequence[int]) -> list[np.ndarray]:
         import torch

@@ -6,6 +6,10 @@ from typing import Any
 import pytest
 
 from app.build import engine_named
+from app.engines.embedded import EmbeddedModel
+from app.engines.generating import TimeLimits
+from app.engines.local import LocalModel
+from app.engines.speaker import Manners
 from app.settings import Settings, load_settings
 from retrieval.errors import MissingError, UsageError
 
@@ -21,8 +25,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, dict[str, Any]]]:
         calls.append((first, others))
         return "engine"
 
+    def note_isolated(engine: str, chosen: Any, *, manners: Manners, log: Path) -> str:
+        calls.append((engine, {"chosen": chosen, "manners": manners, "log": log}))
+        return "engine"
+
     monkeypatch.setattr("app.engines.server.load_server", note)
-    monkeypatch.setattr("app.engines.embedded.load_embedded", note)
+    monkeypatch.setattr("app.engines.isolated.load_isolated", note_isolated)
+    for place in ("app.engines.loading.require_loadable", "eval.models.language_models.locate"):
+        monkeypatch.setattr(place, lambda *_, **__: None)
     return calls
 
 
@@ -35,8 +45,9 @@ def settings(workspace: Path, **variables: str) -> Settings:
 def test_no_word_is_the_engine_of_the_settings(asked: list[Any], tmp_path: Path) -> None:
     engine_named(settings(tmp_path, threads="2", max_new_tokens="9", total_seconds="7"), None)
     first, others = asked.pop()
-    assert first is None and (others["threads"], others["max_new_tokens"], others["limits"].total) == (2, 9, 7.0)
-    assert others["cache"] == tmp_path / "cache"
+    assert (first, others["chosen"]) == ("embedded", EmbeddedModel(cache=tmp_path / "cache", threads=2))
+    assert others["manners"] == Manners(max_new_tokens=9, limits=TimeLimits(total=7.0))
+    assert others["log"] == tmp_path / "logs" / "engine.log"
     ours = settings(tmp_path, url=URL, model="org/base", api_key="sk-1", max_new_tokens="9", concurrency="3")
     for word in (None, "server"):
         engine_named(ours, word)
@@ -46,14 +57,45 @@ def test_no_word_is_the_engine_of_the_settings(asked: list[Any], tmp_path: Path)
 def test_a_word_replaces_the_model_and_leaves_the_rest(asked: list[Any], tmp_path: Path) -> None:
     ours = settings(tmp_path, url=URL, model="base", max_new_tokens="9", threads="2")
     engine_named(ours, "embedded")
-    assert asked.pop() == (None, {"cache": tmp_path / "cache", "max_new_tokens": 9, "threads": 2})
+    first, others = asked.pop()
+    assert (first, others["chosen"]) == ("embedded", EmbeddedModel(cache=tmp_path / "cache", threads=2))
+    assert others["manners"] == Manners(max_new_tokens=9)
     for path in (tmp_path, tmp_path / "m.gguf"):
         engine_named(ours, str(path))
-        assert asked.pop()[0] == path
+        first, others = asked.pop()
+        assert (first, others["chosen"].model) == ("embedded", path)
+    (tmp_path / "config.json").touch()
+    for word, model in ((str(tmp_path), str(tmp_path)), ("local:org/base", "org/base"), ("local", None)):
+        engine_named(ours, word)
+        first, others = asked.pop()
+        assert (first, others["chosen"].model, others["chosen"].threads) == ("local", model, 2)
     engine_named(ours, f"{URL}#tides-v1")
     assert asked.pop() == (URL, {"model": "tides-v1", "api_key": None, "max_new_tokens": 9})
     engine_named(settings(tmp_path, model="/m.gguf"), "embedded")
-    assert asked.pop()[0] == Path("/m.gguf")
+    assert asked.pop()[1]["chosen"].model == Path("/m.gguf")
+
+
+def test_the_local_engine_gets_its_device_precision_and_adapter(asked: list[Any], tmp_path: Path) -> None:
+    chosen = settings(
+        tmp_path, name="local", model="org/m", adapter="a", device="cpu", precision="nf4", download="true"
+    )
+    engine_named(chosen, None)
+    first, others = asked.pop()
+    assert (first, others["chosen"]) == (
+        "local",
+        LocalModel(
+            "org/m",
+            adapter=Path("a").absolute(),
+            cache=tmp_path / "cache" / "evaluation",
+            device="cpu",
+            precision="nf4",
+            download=True,
+        ),
+    )
+    engine_named(chosen, "embedded")
+    assert asked.pop()[1]["chosen"] == EmbeddedModel(
+        Path("org/m"), adapter=Path("a").absolute(), cache=tmp_path / "cache"
+    )
 
 
 @pytest.mark.parametrize(
@@ -74,7 +116,7 @@ def test_the_key_is_for_one_server(asked: list[Any], tmp_path: Path, word: str, 
 
 
 def test_words_that_are_no_engine(tmp_path: Path) -> None:
-    for word in ("gpt", "", "ftp://host/v1", str(tmp_path / "nowhere")):
+    for word in ("gpt", "", "local:", "ftp://host/v1", str(tmp_path / "nowhere")):
         with pytest.raises(UsageError, match="no engine"):
             engine_named(settings(tmp_path), word)
     with pytest.raises(UsageError, match="no engine 'server'"):
@@ -85,3 +127,9 @@ def test_words_that_are_no_engine(tmp_path: Path) -> None:
         engine_named(settings(tmp_path), str(tmp_path / "absent.gguf"))
     with pytest.raises(MissingError, match=r"openvino_model\.xml"):
         engine_named(settings(tmp_path), str(tmp_path))
+    with pytest.raises(MissingError, match=r"get it: hf download org/repo-GGUF model-q4\.gguf"):
+        engine_named(settings(tmp_path), "org/repo-GGUF/model-q4.gguf")
+    with pytest.raises(MissingError, match="there is no model 'nowhere'"):
+        engine_named(settings(tmp_path), "local:nowhere")
+    with pytest.raises(UsageError, match="cannot put the adapter .* on a GGUF file"):
+        engine_named(settings(tmp_path, adapter=str(tmp_path)), "embedded")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -87,5 +88,24 @@ def test_the_report_loads_nothing_heavy(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
     report, heavy = json.loads(done.stdout)
     assert heavy == []
+    assert report["recommended_profile"] in ("embedded", "laptop", "gpu")
     assert report["healthy"] == all(c["state"] != "missing" or not c["needed"] for c in report["checks"])
     assert set(report["checks"][0]) == {"name", "state", "found", "remedy", "needed"}
+
+
+def test_a_profile_is_recommended_for_what_the_machine_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'NVIDIA S, 8192 MiB'\necho 'NVIDIA L, 81559 MiB'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(doctor, "_cores", lambda: 16)
+    monkeypatch.setattr(doctor, "_memory_total", lambda: 64 * doctor.GIB)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**12, 0, 10**12))
+    found = {check.name: check for check in doctor.examine(tmp_path)}
+    assert found["recommended profile"].found.startswith("gpu (comfortable from 8 CPU cores")
+    assert "hf download Qwen/Qwen3-8B" in found["recommended profile"].found
+    assert 'profile = "gpu"' in found["recommended profile"].remedy
+    assert found["profile embedded"].state == "ok" and found["profile laptop"].state == "note"
+    monkeypatch.setattr(doctor, "_memory_total", lambda: 8 * doctor.GIB)
+    assert {check.name: check for check in doctor.examine(tmp_path)}["recommended profile"].found.startswith("laptop")

@@ -294,7 +294,7 @@ def test_what_decides_results_is_told_by_topic(workspace: Path, tmp_path: Path) 
     assert set(identity("search")) >= {"dense_weight", "depth", "tokeniser"}
     assert len(identity("embedding")["weights"]) == 64
     assert identity("answer")["context_tokens"] > 0
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match="no engine"):
         identity("engine", "no-such-engine")
 
 

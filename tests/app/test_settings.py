@@ -101,8 +101,8 @@ def test_an_address_makes_the_engine_a_server(tmp_path: Path) -> None:
     variables = {"FATHOM_ENGINE_URL": "http://127.0.0.1:8000/v1", "FATHOM_ENGINE_MODEL": "org/model"}
     engine = resolve(tmp_path, "[engine]\nthreads = 2\nconcurrency = 9\nqueue_seconds = 5", variables).engine
     assert (engine.name, engine.model) == ("server", Path("org/model"))
-    assert engine.chosen() == {"concurrency": 9} and engine.chosen_limits() == {"queue": 5.0}
-    assert resolve(tmp_path, "[engine]\nthreads = 2\nconcurrency = 9").engine.chosen() == {"threads": 2}
+    assert engine.chosen_loading() == {"concurrency": 9} and engine.chosen_limits() == {"queue": 5.0}
+    assert resolve(tmp_path, "[engine]\nthreads = 2\nconcurrency = 9").engine.chosen_loading() == {"threads": 2}
 
 
 def test_the_key_of_a_server_is_shown_nowhere(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_the_workspace_comes_from_the_variable_or_the_checkout(tmp_path: Path) -
 
 
 def test_every_section_is_settable() -> None:
-    assert set(SECTIONS) == {item.name for item in fields(Settings)} - {"workspace"}
+    assert set(SECTIONS) == {item.name for item in fields(Settings)} - {"workspace", "profile", "chosen"}
 
 
 @pytest.mark.parametrize("name", ["default", "a", "法律-文件_2.1", "Ünïcode", "x" * 60])

@@ -1,0 +1,136 @@
+"""The local engine: any language model of transformers on this machine's CPU or GPU, in 4 bits and under an adapter of
+peft if so wished, with its probabilities.
+
+It runs in a child process (worker.py). Slower than the embedded engine on a CPU; it is for what that one cannot:
+models without a GGUF, adapters, CUDA, logits.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from app.engines.speaker import Manners, Speaker
+from app.engines.templates import Message, looks_special
+from app.engines.torch_writer import TorchWriter
+from eval.models.language_models import load_parts, locate
+from retrieval.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from eval.models.likelihood import TransformersModel
+
+UNKNOWN_CONTEXT = 4096
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """What to load: a folder with safetensors, OWNER/NAME of the hub, or a GGUF file, None being the model that comes
+    with Fathom; an adapter of peft for it. `precision` auto is fp32 on a CPU and bf16 on a GPU."""
+
+    model: str | None = None
+    adapter: Path | None = None
+    cache: Path | None = None
+    threads: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+    download: bool = False
+    """Whether a model that is not on this machine may be fetched from the hub."""
+
+
+class LocalSpeaker(Speaker):
+    """A model of transformers; make one with `open_local`."""
+
+    def __init__(self, model: Any, tokenizer: Any, *, name: str, precision: str, manners: Manners) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise UsageError(f"the model '{name}' has no fast tokenizer (tokenizer.json); use another")
+        self._model, self._tokenizer, self._precision = model, tokenizer, precision
+        special = set(tokenizer.all_special_tokens)
+        for token in tokenizer.added_tokens_decoder.values():
+            if token.special or looks_special(token.content):
+                special.add(token.content)
+        super().__init__(name, _window(model, tokenizer), TorchWriter(model, tokenizer), special, manners)
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text, without what a chat template adds."""
+        return len(self._tokenized(text))
+
+    def _tokenized(self, text: str) -> list[int]:
+        return list(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def _ids(self, text: str) -> "np.ndarray":
+        import numpy as np
+
+        return np.array([self._tokenized(text)], dtype=np.int64)
+
+    def _templated(self, messages: list[dict[str, str]]) -> str:
+        if not self._tokenizer.chat_template:
+            raise UsageError(f"the model {self.name} has no chat template; use an instruction-tuned model")
+        # `enable_thinking` is a word of Qwen3's template and unknown to others: an answer is wanted, not its drafts.
+        return str(
+            self._tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
+            )
+        )
+
+    @cached_property
+    def _likelihood(self) -> "TransformersModel":
+        from eval.models.likelihood import TransformersModel
+
+        return TransformersModel(
+            self._model, self._tokenizer, name=self.name, weights=self.name, precision=self._precision
+        )
+
+    def choice_logprobs(self, prompts: Sequence[str | Sequence[Message]], choices: Sequence[str]) -> list[list[float]]:
+        """For each prompt, ln P of each choice as what the model writes next. Raises UsageError for a prompt beyond the
+        window and for no choices.
+
+        Choices of one token each cost one pass for a prompt, prompts of like length together; longer ones are summed
+        over their tokens.
+        """
+        answers = [self._tokenized(choice) for choice in choices]
+        if not answers or not all(answers):
+            raise UsageError("give choices to weigh, none of them empty")
+        questions = [self._tokenized(prompt if isinstance(prompt, str) else self.render(prompt)) for prompt in prompts]
+        longest = max(map(len, questions), default=1) + max(map(len, answers)) - 1
+        if longest > self.context_window or not all(questions):
+            raise UsageError(
+                f"a prompt has 1 to {self.context_window:,} tokens for {self.name}, and the longest has {longest:,}; "
+                "shorten it"
+            )
+        with self._generator.turn(self.manners.limits):
+            if all(len(answer) == 1 for answer in answers):
+                found = self._likelihood.next_logprobs(questions, [answer[0] for answer in answers])
+                return [[float(value) for value in row] for row in found]
+            rows = []
+            for question in questions:
+                told = self._likelihood.branches(
+                    [[*question, *answer] for answer in answers], since=[len(question)] * len(answers)
+                )
+                rows.append([float(row[len(question) :].sum()) for row in told])
+            return rows
+
+
+def open_local(chosen: LocalModel, manners: Manners) -> LocalSpeaker:
+    """The model, loaded into this process. Raises MissingError, UsageError, DamagedError."""
+    from retrieval.embedding.load import EmbeddingSettings
+
+    place = locate(chosen.model, chosen.adapter, download=chosen.download)
+    if chosen.threads:
+        import torch
+
+        torch.set_num_threads(chosen.threads)
+    cache = chosen.cache or EmbeddingSettings().cache_folder()
+    model, tokenizer, precision = load_parts(place, cache=cache, device=chosen.device, precision=chosen.precision)
+    return LocalSpeaker(model, tokenizer, name=place.name, precision=precision, manners=manners)
+
+
+def _window(model: Any, tokenizer: Any) -> int:
+    """Tokens of prompt and answer together."""
+    config = model.config.get_text_config()
+    for said in (getattr(config, "max_position_embeddings", None), tokenizer.model_max_length):
+        if isinstance(said, int) and 0 < said < 1 << 30:
+            return said
+    return UNKNOWN_CONTEXT
