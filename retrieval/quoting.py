@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from retrieval.packing import DocumentOf
 from retrieval.passages import Citation, Hit, Support
-from retrieval.sentences import sentence_spans
+from retrieval.sentences import MAX_SENTENCE, sentence_spans
 from retrieval.support import MARKER, content_tokens, coverage, inverse_frequencies
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def best_quotes(
 
 
 def _candidates(question: str, hits: Sequence[Hit]) -> list[_Candidate]:
-    spans = [sentence_spans(hit.passage.text) for hit in hits]
+    spans = [_whole(hit.passage.text, sentence_spans(hit.passage.text)) for hit in hits]
     texts = [[hit.passage.text[a:b] for a, b in found] for hit, found in zip(hits, spans, strict=True)]
     weights = inverse_frequencies(text for found in texts for text in found)
     candidates: list[_Candidate] = []
@@ -105,6 +105,18 @@ def _candidates(question: str, hits: Sequence[Hit]) -> list[_Candidate]:
             candidates.append(_Candidate(number, start, end, text, max(covered, before if not bare else 0.0), score))
             before = covered if bare else 0.0
     return candidates
+
+
+def _whole(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Sentences of which one that announces something ("… costs 8 bits:") reaches to the end of what follows it."""
+    joined: list[tuple[int, int]] = []
+    for index, (start, end) in enumerate(spans):
+        following = spans[index + 1] if index + 1 < len(spans) else None
+        announces = text[start:end].endswith((":", "：")) and not text.startswith("#", start)
+        if announces and following and following[1] - start <= MAX_SENTENCE:
+            end = following[1]
+        joined.append((start, end))
+    return joined
 
 
 def _meaning(question: str, candidates: Sequence[_Candidate], embedder: "Embedder | None") -> list[float]:

@@ -159,3 +159,20 @@ def test_real_chinese_questions_are_quoted_exactly(shared_data) -> None:  # type
         assert all(document.text[q.start : q.end] == q.text for q in quotes)
         right += any(answer in q.text for q in quotes for answer in row["answers"])
     assert right >= 36  # 45 of 60 when written
+
+
+def test_a_sentence_that_announces_something_is_quoted_with_what_follows() -> None:
+    text = (
+        "# Scales\n\nDouble quantisation stores the scales in blocks of 256:\n\n8/64 + 32/16384 = 0.127 bits\n\nMore."
+    )
+    hits = hits_of(text)
+    quote = best_quotes("How does double quantisation store the scales?", hits)[0]
+    assert quote.text == "Double quantisation stores the scales in blocks of 256:\n\n8/64 + 32/16384 = 0.127 bits"
+    assert text[quote.start : quote.end] == quote.text
+
+
+def test_a_heading_bears_nothing_out() -> None:
+    assert (
+        best_evidence("NF4 is the 4-bit data type.", "## NF4: the 4-bit data type\n\nIt has 16 levels.").verdict == "no"
+    )
+    assert best_evidence("NF4 is the 4-bit data type.", "Here NF4 is the 4-bit data type.").verdict == "yes"
