@@ -122,6 +122,41 @@ def test_a_body_above_the_limit_is_refused_with_and_without_a_length(ask: httpx.
     assert run(ask.post("/gradio_api/queue/join", content=b"x", headers=false_length)).status_code == 413
 
 
+FILES = f"/uploads/jobs/{'0' * 32}/files"
+
+
+def test_a_file_that_is_added_is_handed_on_as_it_comes_and_cut_off_at_its_own_limit() -> None:
+    arrived: list[int] = []
+
+    async def count(scope: dict, receive: Any, send: Any) -> None:
+        while (message := await receive())["type"] == "http.request":
+            arrived.append(len(message["body"]))
+            if not message["more_body"]:
+                await PlainTextResponse("whole")(scope, receive, send)
+                return
+
+    sent = 0
+
+    async def pieces(number: int):  # type: ignore[no-untyped-def]
+        nonlocal sent
+        sent = 0
+        for _ in range(number):
+            sent += 1
+            yield b"x" * 100
+
+    guard = Guard(count, max_body=1000, max_file=5000)
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(app=guard), base_url=HOME)
+    assert run(client.post(FILES, content=pieces(50))).text == "whole" and sum(arrived) == 5000
+    assert max(arrived) == 100, "piece by piece"
+    assert run(client.post(FILES, content=pieces(3000))).status_code == 413 and sent <= 52
+    assert run(client.post(FILES, content=b"x" * 5001)).status_code == 413
+    for path in ("/gradio_api/queue/join", "/uploads/jobs", FILES.replace("files", "start")):
+        assert run(client.post(path, content=b"x" * 1001)).status_code == 413, "all others keep theirs"
+    assert run(client.post(FILES, content=b"x", headers={"origin": "http://evil.example"})).status_code == 403
+    closed = httpx.AsyncClient(transport=httpx.ASGITransport(app=Guard(count)), base_url=HOME)
+    assert run(closed.post(FILES, content=b"x")).status_code == 413, "nothing is taken where nothing was allowed"
+
+
 def test_doubled_headers_are_refused(ask: httpx.AsyncClient) -> None:
     headers = [("host", "127.0.0.1"), ("host", "evil.example")]
     assert run(ask.get("/health", headers=headers)).status_code == 400
