@@ -78,6 +78,6 @@ def folded(messages: Sequence[Message]) -> list[dict[str, str]]:
             turns.append(dict(message))
     if not turns or turns[0]["role"] != "user":
         turns.insert(0, {"role": "user", "content": "" if instructions else "…"})
-    if instructions:
-        turns[0]["content"] = "\n\n".join(filter(None, (instructions, turns[0]["content"])))
+    if instructions:  # as OpenVINO's template engine does it by itself, so that both engines read the same
+        turns[0]["content"] = "\n".join(filter(None, (instructions, turns[0]["content"])))
     return turns
