@@ -15,13 +15,14 @@ from app.commands.evaluation import turns
 from app.engines.embedded import load_embedded
 from app.settings import load_settings
 from eval.models.packaged import packaged_model
-from eval.speed import chat_turn
+from eval.speed import chat_turn, searching
 from eval.speed.chat_clients import Tabs, client_of, events_of, inputs_of, through_api
-from eval.speed.chat_server import Chatting, chatting, questions_for, started
+from eval.speed.chat_server import Chatting, chatting, questions_for, started, workspace_with
 from eval.speed.chat_turn import answer_of, same_work
 from eval.speed.chat_users import bursts, figures_of
 from eval.speed.scripted_engine import MARK, words_for
 from eval.speed.turn_overhead import AT_ONCE, through_the_api
+from retrieval.embedding.load import EmbeddingSettings
 from retrieval.errors import FathomError, MissingError
 from retrieval.passages import Document
 
@@ -122,9 +123,26 @@ def test_what_does_not_start_is_told_with_its_last_words() -> None:
             pass
 
 
+def test_a_shelf_is_copied_into_a_workspace_once_and_the_shelf_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shelf = tmp_path / "shelf-3"
+    shelf.mkdir()
+    (shelf / "catalogue").write_text("three")
+    monkeypatch.setattr(searching, "built", lambda size, progress: shelf)
+    workspace, name = workspace_with(3)
+    assert workspace.is_absolute() and build.collection_names(load_settings(workspace, environment={})) == [name]
+    (workspace / "collections" / name / "catalogue").write_text("changed")
+    assert workspace_with(3) == (workspace, name) and (shelf / "catalogue").read_text() == "three"
+    assert (workspace / "collections" / name / "catalogue").read_text() == "changed"
+
+
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("workspace")
+    # The embedding model is converted once for all workspaces of the tests: another time would take ten seconds.
+    (folder / "fathom.toml").write_text(f'[embedding]\ncache = "{EmbeddingSettings().cache_folder()}"\n')
     with build.open_or_create(load_settings(folder, environment={}), "notes", wait=0, doing="testing") as collection:
         collection.add(NOTES)
     return folder
