@@ -89,10 +89,13 @@ install: ## Make the virtual environment: pinned dependencies and the two embedd
 	printf '%s\n' "$$wanted" >"$(STAMP)"
 
 .PHONY: run
-run: install ## Install, index the demo corpus, open the chat at http://127.0.0.1:7860
+run: install ## Install, index the handbook and library documentation, open the chat at http://127.0.0.1:7860
 	$(FUNCTIONS)
 	parts="$$("$(PY)" -c 'from retrieval.library_docs import DEMO_PACKAGES as p; print("--package", *" --package ".join(p).split())')"
-	show "indexing the demo corpus (documentation of installed libraries)" "$(PY)" -m app index library-docs $$parts
+	show "indexing the handbook (37 pages in English, 6 in Chinese)" \
+		"$(PY)" -m app index sync data/handbook/documents --collection handbook
+	show "indexing documentation of installed libraries" \
+		"$(PY)" -m app index library-docs --collection library-docs $$parts
 	echo "==> starting the chat ..."
 	exec "$(PY)" -m app chat
 
@@ -122,10 +125,11 @@ bench: install ## Measure speed and quality beside the stock pipeline, then prin
 	"$(PY)" -m eval.speed table
 
 .PHONY: fix
-fix: install ## Format, mend what ruff can mend, rewrite the README's map of the house
+fix: install ## Format, mend what ruff can mend, rewrite README's map and the places of the handbook's gold spans
 	"$(VENV)/bin/ruff" check --quiet --fix . || true
 	"$(VENV)/bin/ruff" format .
 	"$(PY)" tests/test_readme.py
+	"$(PY)" tests/test_handbook.py
 
 .PHONY: pins
 pins: ## Write constraints.txt anew from the virtual environment (make a fresh one first)
