@@ -191,6 +191,11 @@ class Speaker:
     async def do_wrong(self, body: dict[str, Any]) -> Response:
         return JSONResponse({"error": {"message": "bad temperature", "code": 400}}, 400)
 
+    async def do_strict(self, body: dict[str, Any]) -> Response | None:
+        if any(message["role"] == "system" for message in body["messages"]):
+            return JSONResponse({"error": {"message": "System role not supported", "code": 400}}, 400)
+        return None
+
     async def do_long(self, body: dict[str, Any]) -> Response:
         message = "This model's maximum context length is 2048 tokens."
         return JSONResponse({"error": {"message": message}}, 400)

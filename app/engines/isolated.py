@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from llama_index.core.base.llms.types import ChatMessage, LLMMetadata, MessageRole
 from llama_index.core.bridge.pydantic import PrivateAttr
@@ -20,6 +20,10 @@ from app.engines.generating import POLL_SECONDS, Piece, Stoppable, TimeLimits, _
 from app.engines.speaker import Manners
 from app.engines.speaking import Source, SpeakingLLM
 from retrieval.errors import FathomError
+
+if TYPE_CHECKING:
+    from app.engines.embedded import EmbeddedModel
+    from app.engines.local import LocalModel
 
 COUNTS_KEPT = 4096
 PATIENCE_TO_STOP = 0.1
@@ -332,10 +336,14 @@ class IsolatedLLM(SpeakingLLM):
 
 
 def load_isolated(
-    engine: Literal["embedded", "local"], chosen: Any, *, manners: Manners | None = None, log: Path | None = None
+    engine: Literal["embedded", "local"],
+    chosen: "EmbeddedModel | LocalModel",
+    *,
+    manners: Manners | None = None,
+    log: Path | None = None,
 ) -> IsolatedLLM:
-    """The engine over `chosen` (EmbeddedModel or LocalModel) in a child process, which loads it in the background: the
-    first call waits for it and raises what kept it from loading.
+    """The engine over `chosen` in a child process, which loads it in the background: the first call waits for it and
+    raises what kept it from loading.
 
     `log` is where the child's own words go; None is nowhere.
     """

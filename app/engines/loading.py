@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.engines.gguf import GgufHeader, read_header
-from app.engines.openvino_adapter import require_names
+from app.engines.openvino_adapter import strength
 from eval.models.packaged import packaged_model
 from retrieval.embedding.no_telemetry import refuse_telemetry
 from retrieval.errors import DamagedError, FathomError, MissingError, UsageError
@@ -77,7 +77,7 @@ def require_loadable(path: Path | None, adapter: Path | None = None) -> GgufHead
                 'with the local engine ([engine] name = "local")'
             )
         if adapter is not None:
-            require_names(path, adapter)
+            strength(path, adapter)
         return None
     header = read_header(path)
     if adapter is not None:
@@ -119,7 +119,9 @@ def _reason(error: Exception) -> str:
 def _adapted(path: Path, adapter: Path, threads: int) -> "openvino_genai.LLMPipeline":
     import openvino_genai
 
-    config = openvino_genai.AdapterConfig(openvino_genai.Adapter(str(adapter / "adapter_model.safetensors")))
+    config = openvino_genai.AdapterConfig()
+    # Left out, it is 1 whatever adapter_config.json says (seen with lora_alpha 16 and rank 4: another text).
+    config.add(openvino_genai.Adapter(str(adapter / "adapter_model.safetensors")), strength(path, adapter))
     return _pipeline(path, threads, adapters=config)
 
 

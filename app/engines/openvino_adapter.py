@@ -1,27 +1,35 @@
-"""A folder exported for OpenVINO and a LoRA adapter of peft → whether the adapter would change anything there.
+"""A folder exported for OpenVINO and a LoRA adapter of peft → the strength to apply it with, if it would work there.
 
 OpenVINO GenAI finds the place of an adapter's matrix by name and, where there is none, goes on without it and without a
-word. It knows no weights.
+word. Of peft's adapter_config.json it reads nothing, so the strength has to be said. It knows no weights.
 """
 
+import json
 from pathlib import Path
+from typing import Any
 from xml.etree.ElementTree import ParseError, iterparse
 
-from eval.models.adapter_fit import base_name, lora_parts
+from eval.models.adapter_fit import base_name, lora_parts, other_parts
 from retrieval.errors import DamagedError, MissingError, UsageError
 
+_INSTEAD = 'run model and adapter with the local engine ([engine] name = "local")'
 
-def require_names(folder: Path, adapter: Path) -> None:
-    """Raises UsageError where a part of the adapter has no place in the model, MissingError and DamagedError for what
-    is no adapter."""
+
+def strength(folder: Path, adapter: Path) -> float:
+    """What the product of an adapter's matrices is multiplied by: lora_alpha over the rank.
+
+    Raises UsageError where it would not do in this model what it was trained to do, MissingError and DamagedError for
+    what is no adapter.
+    """
     from eval.models.language_models import judge_adapter
 
     judge_adapter(adapter)
     parts = sorted({module for module, _, _ in lora_parts(adapter)})
-    if not parts:
+    others = sorted(other_parts(adapter))
+    if not parts or others:
+        found = f"'{others[0][:100]}'" if others else "no LoRA matrix"
         raise UsageError(
-            f"the adapter {adapter} holds no LoRA matrices, which are all that OpenVINO takes; run it with the local "
-            'engine ([engine] name = "local")'
+            f"the adapter {adapter} holds {found}, and OpenVINO takes LoRA matrices and nothing else; {_INSTEAD}"
         )
     names = _layer_names(folder / "openvino_model.xml")
     lost = [part for part in parts if not any(_is_at(part, name) for name in names)]
@@ -30,16 +38,27 @@ def require_names(folder: Path, adapter: Path) -> None:
         hint = f" (it was trained on '{base}')" if base else ""
         raise UsageError(
             f"the adapter {adapter}{hint} would change nothing in {folder}: {len(lost)} of its {len(parts)} parts have "
-            f"no place there, '{lost[0][:100]}' first; export the model it was trained on, or run both with the local "
-            'engine ([engine] name = "local")'
+            f"no place there, '{lost[0][:100]}' first; export the model it was trained on, or {_INSTEAD}"
         )
+    return _scale(adapter)
+
+
+def _scale(adapter: Path) -> float:
+    config: dict[str, Any] = json.loads((adapter / "adapter_config.json").read_text("utf-8"))
+    if config.get("alpha_pattern") or config.get("rank_pattern") or config.get("use_dora"):
+        raise UsageError(f"the adapter {adapter} has a strength of its own for each part, or is a DoRA; {_INSTEAD}")
+    try:
+        rank, alpha = float(config["r"]), float(config["lora_alpha"])
+        return alpha / (rank**0.5 if config.get("use_rslora") else rank)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise DamagedError(f"{adapter}/adapter_config.json does not say r and lora_alpha; save it again") from error
 
 
 def _is_at(part: str, layer: str) -> bool:
     """Whether a layer of the graph is the multiplication of a module: `__module.model.layers.0.self_attn.q_proj/aten::
     linear/MatMul` is that of `model.layers.0.self_attn.q_proj`."""
-    module = layer.partition("/")[0].removeprefix("__module.")
-    return module == part or module.endswith("." + part) or part.endswith("." + module)
+    module = layer.partition("/")[0]
+    return module == part or module.endswith("." + part)
 
 
 def _layer_names(file: Path) -> set[str]:

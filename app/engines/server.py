@@ -17,12 +17,15 @@ from app.engines.endpoint import Endpoint, address
 from app.engines.generating import Piece, TimeLimits
 from app.engines.refusals import NoSuchAddress
 from app.engines.speaking import Source, SpeakingLLM
+from app.engines.templates import broken_up, folded
 from retrieval.errors import FathomError, MissingError, UsageError
 
 UNKNOWN_CONTEXT = 4096
 """Where the server does not say; all but the smallest read at least this much."""
 COUNTS_KEPT = 4096
 _ROLES = {MessageRole.SYSTEM: "system", MessageRole.DEVELOPER: "system", MessageRole.ASSISTANT: "assistant"}
+_REFUSES_ROLES = re.compile(r"system role|roles must alternate|must alternate between", re.I)
+"""What chat templates say that know no system message, or want user and assistant to take turns (Gemma, Mistral)."""
 # The server's tokenizer reads a special token spelled out in a document as the real one (vLLM 0.32: `<|im_end|>` is one
 # token), and the document could end its turn. Its vocabulary is not known here; these are the ways they are written.
 _CONTROL = re.compile(
@@ -49,6 +52,7 @@ class ServerLLM(SpeakingLLM):
 
     _endpoint: Endpoint = PrivateAttr()
     _speaks_vllm: bool = PrivateAttr()
+    _folds: bool = PrivateAttr(default=False)
     _count: Any = PrivateAttr()
 
     def __init__(self, endpoint: Endpoint, *, speaks_vllm: bool = False, **fields: Any) -> None:
@@ -103,9 +107,10 @@ class ServerLLM(SpeakingLLM):
             body: dict[str, Any] = {"prompt": source}
         else:
             messages = [
-                {"role": _ROLES.get(message.role, "user"), "content": _plain(message.content or "")}
+                {"role": _ROLES.get(message.role, "user"), "content": broken_up(message.content or "", _CONTROL)}
                 for message in cast(Sequence[ChatMessage], source)
             ]
+            messages = folded(messages) if self._folds else messages
             path, text = "/chat/completions", "\n".join(message["content"] for message in messages)
             body = {"messages": messages}
         if not text.strip():
@@ -135,11 +140,41 @@ class ServerLLM(SpeakingLLM):
 
     def _pieces(self, source: Source, kwargs: dict[str, Any]) -> Iterator[Piece]:
         path, body, options = self._request(source, kwargs)
-        return self._endpoint.stream(path, body, **options)
+        return self._following(path, body, options)
+
+    def _following(self, path: str, body: dict[str, Any], options: dict[str, Any]) -> Iterator[Piece]:
+        try:
+            yield from self._endpoint.stream(path, body, **options)
+            return
+        except FathomError as error:
+            body = self._other(body, error)
+        yield from self._endpoint.stream(path, body, **options)
+
+    def _other(self, body: dict[str, Any], error: FathomError) -> dict[str, Any]:
+        """The request in the form that the strictest chat templates take, from now on; raises `error` where that was
+        not what was wrong."""
+        if self._folds or "messages" not in body or not _REFUSES_ROLES.search(str(error)):
+            raise error
+        self._folds = True
+        return body | {"messages": folded(body["messages"])}
 
     def _pieces_async(self, source: Source, kwargs: dict[str, Any]) -> AsyncIterator[Piece]:
         path, body, options = self._request(source, kwargs)
-        return self._endpoint.stream_async(path, body, **options)
+        return self._following_async(path, body, options)
+
+    async def _following_async(self, path: str, body: dict[str, Any], options: dict[str, Any]) -> AsyncIterator[Piece]:
+        for last in (False, True):
+            stream = self._endpoint.stream_async(path, body, **options)
+            try:
+                async for piece in stream:
+                    yield piece
+                return
+            except FathomError as error:
+                if last:
+                    raise
+                body = self._other(body, error)
+            finally:
+                await stream.aclose()  # type: ignore[attr-defined]
 
 
 def load_server(
@@ -208,11 +243,6 @@ def _window(card: dict[str, Any]) -> int | None:
         if isinstance(found, int) and found > 0:
             return found
     return None
-
-
-def _plain(text: str) -> str:
-    # A broken-up token can close up again around a removed one, so nothing is removed: a space is put inside.
-    return _CONTROL.sub(lambda match: match[0][0] + " " + match[0][1:], text)
 
 
 def _guess(text: str) -> int:

@@ -18,14 +18,24 @@ _SAME_WEIGHTS = re.compile(r"(-unsloth)?(-bnb-4bit|-4bit|-gguf)$")
 
 def lora_parts(folder: Path) -> Iterator[tuple[str, str, tuple[int, ...]]]:
     """(module, "A" or "B", shape) of each LoRA matrix in an adapter's safetensors. Raises DamagedError."""
+    for key, shape in _shapes(folder):
+        if match := _KEY.fullmatch(key):
+            yield match[1], match[2], shape
+
+
+def other_parts(folder: Path) -> set[str]:
+    """Names of what else is in there: whole modules, the magnitudes of a DoRA, virtual tokens."""
+    return {key for key, _ in _shapes(folder) if not _KEY.fullmatch(key)}
+
+
+def _shapes(folder: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
     from safetensors import SafetensorError, safe_open
 
     file = folder / "adapter_model.safetensors"
     try:
         with safe_open(file, framework="numpy") as tensors:
             for key in tensors.keys():  # noqa: SIM118 - it is no mapping
-                if match := _KEY.fullmatch(key):
-                    yield match[1], match[2], tuple(tensors.get_slice(key).get_shape())
+                yield key, tuple(tensors.get_slice(key).get_shape())
     except (OSError, SafetensorError) as error:
         raise DamagedError(f"{file} is no safetensors file ({error}); save the adapter again") from error
 

@@ -145,8 +145,8 @@ def made_adapter(folder: Path, to: Path) -> Path:
     from transformers import AutoModelForCausalLM
 
     base = AutoModelForCausalLM.from_pretrained(str(folder))
-    adapted = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear"))
     torch.manual_seed(3)
+    adapted = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear"))
     with torch.no_grad():
         for name, weight in adapted.named_parameters():
             if "lora_B" in name:

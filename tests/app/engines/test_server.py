@@ -260,6 +260,25 @@ def test_many_threads_share_one_engine_and_its_limit(speaker: Speaker) -> None:
     assert llm.chat(user("speak")).message.content == "".join(WORDS)
 
 
+def test_a_template_without_a_system_role_gets_its_text_in_the_first_question(speaker: Speaker) -> None:
+    asked = [
+        ChatMessage(role="system", content="Be brief."),
+        ChatMessage(role="user", content="Hello"),
+        ChatMessage(role="assistant", content="Hi"),
+        ChatMessage(role="user", content="strict"),
+    ]
+    llm = load_server(speaker.url)
+    assert llm.chat(asked).message.content == "".join(WORDS)
+    llm.chat(asked)
+    assert asyncio.run(load_server(speaker.url).achat(asked)).message.content == "".join(WORDS)
+    roles = [[message["role"] for message in body["messages"]] for body in speaker.bodies]
+    as_it_is, in_turns = ["system", "user", "assistant", "user"], ["user", "assistant", "user"]
+    assert roles == [as_it_is, in_turns, in_turns, as_it_is, in_turns]
+    assert speaker.bodies[1]["messages"][0]["content"] == "Be brief.\nHello"
+    with pytest.raises(FathomError, match="bad temperature"):
+        llm.chat(user("wrong"))
+
+
 def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(
     speaker: Speaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

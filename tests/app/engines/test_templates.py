@@ -100,7 +100,13 @@ def test_openvino_writes_the_same(template: str, embedded: EmbeddedSpeaker) -> N
 
 def test_the_packaged_template_is_the_same_in_both_engines(embedded: EmbeddedSpeaker) -> None:
     template = read_header(packaged_model()).chat_template
-    for messages in (TALK, TALK[:2], TALK[1:2], TALK[1:], [{"role": "user", "content": " \n<x>&\"'\\n{% raw %} 你好🙂"}]):
+    for messages in (
+        TALK,
+        TALK[:2],
+        TALK[1:2],
+        TALK[1:],
+        [{"role": "user", "content": " \n<x>&\"'\\n{% raw %} 你好🙂"}],
+    ):
         assert through_openvino(embedded, template, messages) == through_jinja(template, messages)
 
 
