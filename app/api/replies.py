@@ -112,7 +112,8 @@ class Draft:
         if answer.text.startswith(self.sent):
             return rest + self._send(answer.text[len(self.sent) :])
         if answer.refused or replaced(answer):
-            return rest + self._send(f"\n\n{answer.text}")
+            fence = "\n```" if self.sent.count("```") % 2 else ""  # what follows is no part of its code
+            return rest + self._send(f"{fence}\n\n{answer.text}")
         return rest
 
     def _send(self, text: str) -> str:

@@ -40,6 +40,7 @@ def test_a_number_without_a_passage_never_leaves_however_the_text_is_cut(text: s
 def test_what_was_written_is_followed_by_what_replaces_it() -> None:
     assert written(["Bananas."], answer("The motor [1].", model="scripted+quote")) == "Bananas.\n\nThe motor [1]."
     assert written(["Bananas."], answer("Not in the documents.", refused=True)) == "Bananas.\n\nNot in the documents."
+    assert written(["```\nx = 1"], answer("The motor [1].", model="a+quote")) == "```\nx = 1\n```\n\nThe motor [1]."
     assert written([], answer("Not in the documents.", refused=True)) == "Not in the documents."
     assert written(["The motor"], answer("The motor [1].")) == "The motor [1]."
     assert written(["The motor overheats."], answer("The motor overheats [1].")) == "The motor overheats."
