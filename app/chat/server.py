@@ -24,7 +24,8 @@ from fastapi import FastAPI  # noqa: E402
 
 from app.chat.guard import Guard, is_loopback  # noqa: E402
 from app.chat.page import CSS, ICON, SCRIPT, build_page, theme, translations  # noqa: E402
-from app.chat.talking import Chat, Parts  # noqa: E402
+from app.chat.parts import Parts
+from app.chat.talking import Chat  # noqa: E402
 from retrieval.errors import BusyError, UsageError  # noqa: E402
 
 if TYPE_CHECKING:
