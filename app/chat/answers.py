@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from app.chat.conversations import Conversations
 from app.chat.run import Run
-from app.chat.turns import Asked, Mark, Note, State, Turn
+from app.chat.turns import MAX_ANSWER_CHARACTERS, Asked, Mark, Note, State, Turn
 from retrieval.answering import AnswerEvent, Finished, Searched, Token
 from retrieval.errors import BusyError, FathomError
 from retrieval.filters import Filter, parse_filter
@@ -23,8 +23,6 @@ from retrieval.prompts import Message
 
 _log = logging.getLogger(__name__)
 
-MAX_ANSWER_CHARACTERS = 60_000
-"""A longer answer is ended: no model of ours writes this much, and one that does must not fill the page."""
 HISTORY_TURNS = 6
 """Turns kept for follow-up questions; answering shows the model fewer still."""
 MAX_ANSWERS = 32

@@ -145,7 +145,8 @@ class Conversations:
         def work(db: sqlite3.Connection) -> None:
             changed = db.execute(
                 "UPDATE turns SET state = ?, text = ?, refused = ?, model = ?, record = ? WHERE id = ? AND chat = ?",
-                (turn.state, turn.text, turn.refused, turn.model, turn.record(), turn.id, turn.chat),
+                (turn.state, _storable(turn.text), turn.refused, _storable(turn.model), _storable(turn.record()), turn.id,
+                 turn.chat),
             ).rowcount
             if not changed and turn.chat not in self._deleted:  # lost with a file that could not be read any more
                 _ensure(db, turn)
@@ -290,6 +291,11 @@ def _copied(source: sqlite3.Connection) -> sqlite3.Connection:
     return memory
 
 
+def _storable(text: str) -> str:
+    """Half a surrogate pair is no character, and SQLite takes none."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def _create(db: sqlite3.Connection) -> None:
     for statement in _TABLES:
         db.execute(statement)
@@ -311,15 +317,15 @@ def _transact(db: sqlite3.Connection, work: Callable[[sqlite3.Connection], T], *
 def _ensure(db: sqlite3.Connection, turn: Turn) -> None:
     db.execute(
         "INSERT OR IGNORE INTO conversations (id, title, created, updated, asked) VALUES (?, ?, ?, ?, ?)",
-        (turn.chat, title_of(turn.question), turn.began, turn.began, turn.asked.to_json()),
+        (turn.chat, _storable(title_of(turn.question)), turn.began, turn.began, turn.asked.to_json()),
     )
 
 
 def _insert(db: sqlite3.Connection, turn: Turn, number: int | None) -> int:
     row = db.execute(
         f"INSERT INTO turns ({_TURN}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (number, turn.chat, turn.began, turn.question, turn.state, turn.text, turn.refused, turn.model, turn.replaces,
-         turn.record()),
+        (number, turn.chat, turn.began, _storable(turn.question), turn.state, _storable(turn.text), turn.refused,
+         _storable(turn.model), turn.replaces, _storable(turn.record())),
     ).lastrowid  # fmt: skip
     assert row is not None
     return row

@@ -94,17 +94,16 @@ def build_page(chat: Chat, say: gr.I18n) -> gr.Blocks:
     return page
 
 
-class _Picker(gr.Dropdown):
+def _picker(choices: list[Any], **options: Any) -> gr.Dropdown:
     """A Dropdown that hands on what it is given: Gradio refuses a value that is not among the choices it remembers of
-    the session, and after a restart of the server it remembers none. The reader of the value checks it."""
+    the session, and after a restart of the server it remembers none. The reader of the value checks it.
 
-    is_template = True
-
-    def preprocess(self, payload: Any) -> Any:
-        return payload
-
-    def postprocess(self, value: Any) -> Any:
-        return value
+    No subclass: Gradio writes a .pyi file beside the source of one.
+    """
+    made = gr.Dropdown(choices, container=False, filterable=False, **options)
+    for name in ("preprocess", "postprocess"):
+        setattr(made, name, lambda value: value)
+    return made
 
 
 def _drawn(name: str, value: str = "") -> gr.Markdown:
@@ -121,12 +120,8 @@ def _head(at: dict[str, Any], say: gr.I18n) -> None:
         gr.Button("", elem_id="show-chats", elem_classes="pictured", size="sm", min_width=36)
         gr.Markdown(sealed('<div class="title">Fathom</div>'), elem_id="brand", container=False, latex_delimiters=[])
         at["status"] = _drawn("status")
-        at["picker"] = _Picker(
-            [], label=say("collection"), elem_id="collection", container=False, filterable=False, min_width=120
-        )
-        at["engine"] = _Picker(
-            [], label=say("engine"), elem_id="engine", container=False, filterable=False, visible=False, min_width=120
-        )
+        at["picker"] = _picker([], label=say("collection"), elem_id="collection", min_width=120)
+        at["engine"] = _picker([], label=say("engine"), elem_id="engine", visible=False, min_width=120)
         gr.Button(say("sources"), elem_id="show-sources", size="sm", min_width=60)
         gr.Button("", elem_id="show-help", elem_classes="pictured", size="sm", min_width=36)
         gr.Button("", elem_id="theme", elem_classes="pictured", size="sm", min_width=36)
@@ -172,12 +167,10 @@ def _talk(at: dict[str, Any], say: gr.I18n, default_k: int) -> None:
                 max_lines=1,
             )
             at["keys"] = _drawn("keys")
-        at["k"] = _Picker(
+        at["k"] = _picker(
             [(say(f"passages_{n}"), n) for n in sorted({*PASSAGES, default_k})],
             value=default_k,
             label=say("passages_label"),
-            container=False,
-            filterable=False,
             elem_id="k",
         )
 

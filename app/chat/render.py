@@ -16,6 +16,7 @@ from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 from markdown_it.utils import OptionsDict
 
+from app.chat.turns import MAX_ANSWER_CHARACTERS
 from app.chat.words import Words
 from retrieval.passages import Support
 
@@ -180,7 +181,7 @@ def answer_markup(
     sources of one question from those of another. `marks` are stretches of `text` (start, end, "number" or "name")
     to underline, since no passage has them.
     """
-    text = plain(_with_marks(text, marks))
+    text = plain(_with_marks(text, marks), MAX_ANSWER_CHARACTERS)
     markup = _PARSER.render(text, {"cited": cited, "turn": turn, "words": words})
     if not marks:
         return markup

@@ -56,7 +56,9 @@ class Screen:
         try:
             live = self.answers.live(chat)
             before = await asyncio.to_thread(self.kept.turns, chat) if chat else []
-            if live is None or live.done:
+            if live is not None and live.done:  # it ended while they were read
+                live, before = None, await asyncio.to_thread(self.kept.turns, chat)
+            if live is None:
                 yield await self._whole(chat, before, request, view)
                 return
             tab.following = live

@@ -10,6 +10,9 @@ from typing import Any, Literal
 
 from retrieval.passages import Citation, Hit, Passage, Scores, Source
 
+MAX_ANSWER_CHARACTERS = 60_000
+"""A longer answer is ended: no model of ours writes this much, and one that does must not fill the page."""
+
 State = Literal["running", "done", "stopped", "failed", "cut"]
 """`stopped` by the person, `failed` with an error, `cut` where the server ended in the middle."""
 NoteKind = Literal["note", "error", "cut"]
