@@ -29,8 +29,9 @@ MAX_ANSWERS = 32
 """Answers in the making at once; the next ones wait for a thread."""
 SAVE_SECONDS = 1.0
 """Longest time that written text is in memory only."""
+CLOSING_GRACE_SECONDS = 0.3
 CLOSING_SECONDS = 2.0
-"""How long answers under way may take to end when the server does."""
+"""How long answers under way may go on speaking, and take to end, when the server does."""
 
 
 class Answering(Protocol):
@@ -184,7 +185,7 @@ class Answers:
             lives = list(self._live.values())
         for live in lives:
             if live.run is not None:
-                live.run.stop()
+                live.run.stop(CLOSING_GRACE_SECONDS)
         deadline = time.monotonic() + CLOSING_SECONDS
         for live in lives:
             if live.run is not None:

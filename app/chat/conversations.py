@@ -72,6 +72,7 @@ class Conversations:
         self._guard = threading.RLock()
         self._deleted: set[str] = set()
         self._lock: WriterLock | None = None
+        self._closed = False
         self._busy_seconds = busy_seconds
         if path is None:
             self._db = _memory()
@@ -91,6 +92,7 @@ class Conversations:
     def close(self) -> None:
         """Close the file. Calling it twice does nothing."""
         with self._guard:
+            self._closed = True
             self._db.close()
             if self._lock is not None:
                 self._lock.release()
@@ -145,8 +147,15 @@ class Conversations:
         def work(db: sqlite3.Connection) -> None:
             changed = db.execute(
                 "UPDATE turns SET state = ?, text = ?, refused = ?, model = ?, record = ? WHERE id = ? AND chat = ?",
-                (turn.state, _storable(turn.text), turn.refused, _storable(turn.model), _storable(turn.record()), turn.id,
-                 turn.chat),
+                (
+                    turn.state,
+                    _storable(turn.text),
+                    turn.refused,
+                    _storable(turn.model),
+                    _storable(turn.record()),
+                    turn.id,
+                    turn.chat,
+                ),
             ).rowcount
             if not changed and turn.chat not in self._deleted:  # lost with a file that could not be read any more
                 _ensure(db, turn)
@@ -175,8 +184,10 @@ class Conversations:
     # -- the file --------------------------------------------------------------------------------------------------
 
     def _do(self, work: Callable[[sqlite3.Connection], T], *, write: bool = True) -> T:
-        """`work` in one transaction; if the file refuses, once more in memory."""
+        """`work` in one transaction; if the file refuses, once more in memory. Raises BusyError once closed."""
         with self._guard:
+            if self._closed:
+                raise BusyError("the chat is closing; start it again")
             try:
                 return _transact(self._db, work, write=write)
             except sqlite3.Error as error:

@@ -135,6 +135,7 @@
     const target = event.target instanceof Element ? event.target : null;
     if (!target) return;
     const on = (selector) => target.closest(selector);
+    if (on("#act")) return; // our own click, see send
     const citation = on("a.cite");
     if (citation) { event.preventDefault(); followCitation(citation); return; }
     const link = on("a.open");

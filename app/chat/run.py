@@ -58,12 +58,13 @@ class Run(Generic[T]):
         """Wait until the source is closed and the thread free; True if that happened within `timeout` seconds."""
         return self._free.wait(timeout)
 
-    def stop(self) -> None:
-        """End the run. May be called from any thread, any number of times."""
+    def stop(self, grace: float | None = None) -> None:
+        """End the run, with another grace than its own where one is given. May be called from any thread, again too."""
         if self._stop.is_set():
             return
         self._stop.set()
-        timer = threading.Timer(self._grace if self._running else 0.0, self._finish)
+        grace = self._grace if grace is None else grace
+        timer = threading.Timer(grace if self._running else 0.0, self._finish)
         timer.daemon = True
         self._timer = timer
         timer.start()
