@@ -143,19 +143,12 @@ class Conversations:
 
     def save(self, turn: Turn) -> None:
         """Write down how far a turn has come."""
+        text, model, record = (_storable(part) for part in (turn.text, turn.model, turn.record()))
 
         def work(db: sqlite3.Connection) -> None:
             changed = db.execute(
                 "UPDATE turns SET state = ?, text = ?, refused = ?, model = ?, record = ? WHERE id = ? AND chat = ?",
-                (
-                    turn.state,
-                    _storable(turn.text),
-                    turn.refused,
-                    _storable(turn.model),
-                    _storable(turn.record()),
-                    turn.id,
-                    turn.chat,
-                ),
+                (turn.state, text, turn.refused, model, record, turn.id, turn.chat),
             ).rowcount
             if not changed and turn.chat not in self._deleted:  # lost with a file that could not be read any more
                 _ensure(db, turn)

@@ -104,15 +104,18 @@ class EngineChoice:
 
 
 class Engines:
-    """The choices, the first that is available being the default."""
+    """The choices. The default is the one named so, else the first that is available."""
 
-    def __init__(self, choices: Sequence[EngineChoice]) -> None:
+    def __init__(self, choices: Sequence[EngineChoice], default: str = "") -> None:
         self.choices = tuple(choices)
+        self._default = default
         self._turn = threading.Lock()
 
     @property
     def default(self) -> str:
         """Name of the choice that is taken where nobody chose."""
+        if any(choice.name == self._default for choice in self.choices):
+            return self._default
         usable = [choice.name for choice in self.choices if choice.engine is not None]
         return usable[0] if usable else self.choices[0].name if self.choices else ""
 

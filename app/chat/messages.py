@@ -11,6 +11,8 @@ NEAREST = 3
 """Passages named under a refusal."""
 _TOKENS = ("prompt_tokens", "completion_tokens", "tokens_per_second")
 _WHOLE = ("total", "outside")
+_INSIDE = ("search.waiting",)
+"""Times that others contain: the search by words runs beside that by meaning."""
 
 
 def turn_html(turn: Turn, words: Words, waiting: str = "") -> str:
@@ -135,9 +137,12 @@ def _nearness(turn: Turn, words: Words) -> str:
 
 
 def _model(turn: Turn, words: Words) -> str:
-    if turn.model in ("quote", "none") or (turn.model.endswith("+quote")):
+    if turn.model in ("", "none"):
+        return ""
+    if turn.model == "quote":
         return html.escape(words.how_quoted)
-    return name_html(turn.model)
+    model = turn.model.removesuffix("+quote")
+    return name_html(model) if model == turn.model else escaped(words.how_replaced.format(model=model), 200)
 
 
 def _tokens(turn: Turn, words: Words) -> str:
@@ -155,7 +160,7 @@ def _waited(turn: Turn, words: Words) -> str:
 
 def _stages(turn: Turn, words: Words) -> str:
     """The pipeline's own times: its stages in order, those of the search in brackets behind it."""
-    inner = _times([name for name in turn.timings if name.startswith("search.")], turn, words)
+    inner = _times([name for name in turn.timings if name.startswith("search.") and name not in _INSIDE], turn, words)
     outer = [name for name in turn.timings if "." not in name and name not in (*_TOKENS, *_WHOLE)]
     parts = []
     for name in outer:

@@ -262,6 +262,7 @@
   document.addEventListener("visibilitychange", () => {
     if (document.visibilityState === "visible") send({ do: "look" });
   });
+  window.addEventListener("online", () => send({ do: "look" }));
   window.addEventListener("popstate", () => {
     const chat = new URL(location.href).searchParams.get("chat") || "";
     if (chat !== opened()) send(chat ? { do: "open", chat } : { do: "new" });

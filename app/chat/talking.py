@@ -265,11 +265,11 @@ class Chat:
         yield View(sources=self._screen.sources(turns, words_of(request), shown=wanted))
 
     async def _look(self, form: Form, request: gr.Request) -> AsyncIterator[View]:
-        """The tab came back into view: show what other tabs have done to its conversation, and to the list."""
+        """The tab came back into view: show what other tabs have done to its conversation, and to the list.
+
+        An answer under way is followed anew: the event that did so may speak into a connection that was lost.
+        """
         words, tab = words_of(request), self._screen.tab(request)
-        if tab.drawing and tab.following is not None:
-            yield View()
-            return
         turns = await asyncio.to_thread(self.kept.turns, form.chat) if form.chat else []
         gone = form.chat and await asyncio.to_thread(self.kept.conversation, form.chat) is None
         if gone:

@@ -93,6 +93,7 @@ class Words:
     how_needed: str = "{score} (an answer needs {threshold})"
     how_model: str = "Written by"
     how_quoted: str = "nobody: quotes of the passages"
+    how_replaced: str = "{model}, whose words were then replaced by quotes"
     how_prompt: str = "Instructions"
     how_tokens: str = "Tokens"
     how_read: str = "{n} read"
@@ -247,6 +248,7 @@ CHINESE = Words(
     how_needed="{score}（作答需达到 {threshold}）",
     how_model="撰写者",
     how_quoted="无：段落原文引语",
+    how_replaced="{model}，其文字随后由原文引语取代",
     how_prompt="指令版本",
     how_tokens="词元",
     how_read="读入 {n}",

@@ -1,4 +1,4 @@
-"""Conversations on disk: what was acknowledged survives a kill, and a file that cannot be used is said, not suffered."""
+"""Conversations on disk: what was acknowledged survives a kill; a file that cannot be used is said, not suffered."""
 
 import os
 import signal
@@ -25,9 +25,10 @@ def full(turn: Turn) -> Turn:
     passage = Passage(7, 3, 0, 10, 30, 2, ("Safety", "阀门"), "Close the valve 阀门.", 9)
     hit = Hit(1, 0.9, passage, Source(3, "pump.md", "Pump", "md", "local", {}), Scores(0.5, None, 0.9, None))
     return replace(
-        turn, state="done", text="Close it [1]. 关闭。\n\x00", refused=False, checked=True, model="tiny", hits=(hit,), given=1,
+        turn, state="done", text="Close it [1]. 关闭。\n\x00", checked=True, model="tiny", hits=(hit,), given=1,
         citations=(Citation(1, "pump.md", "Pump", 2, 10, 15, "Close", "yes", 7),), queries=("q", "q and more"),
-        timings={"search": 1.5}, clock={"total": 2.0}, notes=(Note("note", "too_long", {"n": 3}), Note("error", text="x")),
+        timings={"search": 1.5}, clock={"total": 2.0},
+        notes=(Note("note", "too_long", {"n": 3}), Note("error", text="x")),
         marks=(Mark(0, 5, "name"),), confidence=1.5, threshold=1.0, prompt_version="3",
     )  # fmt: skip
 

@@ -120,4 +120,5 @@ def test_the_default_is_the_first_that_can_be_used() -> None:
     made.start()
     until(lambda: made.status.state == "ready")
     assert made.choice("nonsense") == made.choice("b")
+    assert Engines(made.choices, default="a").default == "a" and Engines(made.choices, default="z").default == "b"
     assert Engines([]).status.state == "failed" and only(usable).default == "default"

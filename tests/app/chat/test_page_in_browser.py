@@ -1,4 +1,4 @@
-"""The real page in a real Chromium: answers, conversations, keys, phones, themes, and an engine that obeys every attack.
+"""The real page in a real Chromium: answers, conversations, keys, phones, and an engine that obeys every attack.
 
 Screenshots go to build/screenshots/, for people to look at.
 """
