@@ -109,13 +109,15 @@ PROFILES: Mapping[ProfileName, Profile] = {
 @dataclass(frozen=True)
 class ProfileState:
     """A profile as a picker shows it. `missing` says in one or two sentences what is not here and the commands that get
-    it; empty where nothing is."""
+    it; empty where nothing is. `writes` is whether its language model is here: documents that are indexed already
+    need no more."""
 
     name: ProfileName
     summary: str
     summary_zh: str
     available: bool
     missing: str = ""
+    writes: bool = True
 
 
 def profiles_here(settings: "Settings") -> tuple[ProfileState, ...]:
@@ -144,10 +146,11 @@ def _state(profile: Profile, engine: Mapping[str, Any], embedder: str) -> Profil
             lacks.append(f"no server answers at {engine['url']}{how}")
     elif engine.get("name") != "local":  # whose models are too many kinds of thing for a quick look
         lacks += _lacks_model(engine.get("model"), profile)
+    writes = not lacks
     embedding = next((model for model in profile.models if model.repository == embedder), None)
     if embedding is not None and not _has_weights(embedding.repository):
         lacks.append(f"the embedding model is not on this machine; get it: {embedding.fetch}")
-    return ProfileState(profile.name, profile.summary, profile.summary_zh, not lacks, "; and ".join(lacks))
+    return ProfileState(profile.name, profile.summary, profile.summary_zh, not lacks, "; and ".join(lacks), writes)
 
 
 def _lacks_model(model: Path | None, profile: Profile) -> list[str]:

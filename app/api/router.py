@@ -20,11 +20,11 @@ from typing import Any, Protocol, TypeVar, cast
 from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
+from app.api.following import Followed
 from app.api.replies import DONE, Draft, Reply, encoded, error_body, event
 from app.api.requests import Asked, BadRequest, read
 from app.chat.engine import EngineStatus
 from app.chat.render import plain
-from app.chat.run import Run
 from retrieval.answering import AnswerEvent, Finished, Searched, Token
 from retrieval.errors import BusyError, FathomError, MissingError, UsageError
 from retrieval.passages import Answer
@@ -111,7 +111,7 @@ class _Api:
         self._longest = longest_question
         self._key = key
         self._began = int(time.time())
-        self._runs: set[Run[AnswerEvent]] = set()
+        self._runs: set[Followed[AnswerEvent]] = set()
 
     # --- routes ----------------------------------------------------------------------------------------------------
 
@@ -204,11 +204,11 @@ class _Api:
         if status.state == "ready":
             return
         instead = f"or ask {_Model(model.collection, quote=True).id}, which quotes the documents without it"
-        if status.state == "loading":
+        if status.state in ("idle", "loading"):
             raise BusyError(f"the language model is still loading; ask again in some seconds, {instead}")
         raise MissingError(f"there is no language model ({status.detail}); mend that and start anew, {instead}")
 
-    def _started(self, asked: Asked, model: _Model) -> Run[AnswerEvent]:
+    def _started(self, asked: Asked, model: _Model) -> Followed[AnswerEvent]:
         self._runs = {run for run in self._runs if not run.wait(0)}
         if len(self._runs) >= MAX_REQUESTS:
             raise BadRequest(
@@ -216,7 +216,7 @@ class _Api:
                 code="rate_limit_exceeded",
                 status=429,
             )
-        run = Run[AnswerEvent](
+        run = Followed[AnswerEvent](
             lambda stop: self._parts.answer(
                 asked.question,
                 collection=model.collection,

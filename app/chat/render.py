@@ -1,4 +1,4 @@
-"""Hostile text in, HTML that cannot do anything out: model output, document text, titles, questions, errors.
+"""Hostile text in, HTML that cannot do anything out: what messages.py, sources.py and surroundings.py are built with.
 
 Everything is escaped first and marked up second; nh3 with a short list of tags stands behind it as a second layer.
 It knows nothing of Gradio. The page shows this HTML as it is, so Gradio's own Markdown and mermaid never see the text.
@@ -6,8 +6,7 @@ It knows nothing of Gradio. The page shows this HTML as it is, so Gradio's own M
 
 import html
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import nh3
@@ -17,13 +16,9 @@ from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 from markdown_it.utils import OptionsDict
 
+from app.chat.turns import MAX_ANSWER_CHARACTERS
 from app.chat.words import Words
-from retrieval.passages import Citation, Hit, Support
-
-MAX_ANSWER_CHARACTERS = 60_000
-"""A longer answer is cut for display: no model of ours writes this much, and one that does must not fill the page."""
-LONG_PASSAGE_CHARACTERS = 420
-"""Passages above this are shown as an excerpt that opens."""
+from retrieval.passages import Support
 
 # Controls, embedding/override/isolate marks (they reorder what stands around them), zero-width characters without a
 # use in any script, interlinear marks, and Unicode tags (an alphabet no reader sees). Joiners (U+200C, U+200D) and the
@@ -37,29 +32,49 @@ _STACKED = re.compile(
     "([\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]{3})"
     "[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]+"
 )
-# A line of 45 characters or more that breaks between two words was wrapped by a width, not by its author.
-_WRAPPED = re.compile(r"(?<=[^\n]{45})(?<![\s\u2e80-\u9fff\uff00-\uffef])\n(?=[^\W\d_\u2e80-\u9fff])")
 _CITATION = re.compile(r"\[(\d{1,3})\]")
-_ANCHOR = re.compile(r"#source-\d{1,6}-\d{1,3}")
-_SOURCE_ID = re.compile(r"source-\d{1,6}-\d{1,3}")
+# Two characters for private use stand around a marked stretch while Markdown is made into HTML.
+_MARK, _MARK_END = "\ue000", "\ue001"
+_PRIVATE = re.compile(f"[{_MARK}{_MARK_END}]")
+_MARKED = re.compile(f"{_MARK}(number|name);")
 
 _TAGS = set(
-    "a article bdi blockquote br button code details div em h1 h2 h3 h4 h5 h6 header hr li mark ol p pre s span "
-    "strong summary sup table tbody td th thead tr ul".split()
+    "a article bdi blockquote br button code details div em h1 h2 h3 h4 h5 h6 header hr kbd li mark nav ol p pre s "
+    "section span strong summary sup table tbody td th thead tr ul".split()
 )
 _CLASSES = set(
-    "answer question note error cut waiting footer copy cite yes partly no dead sources turn empty source head number "
-    "title where passage excerpt full more score unit quoted status dot ready loading failed teach hint".split()
+    "answer question note error cut waiting footer copy cite yes partly no sources turn empty source head number title "
+    "where passage excerpt full more score unit quoted status dot idle loading ready failed teach hint exchange asked "
+    "tools tool edit again nearest how facts flag chats day chat current running open rename delete keep sure when "
+    "notice editing cancel chips chip remove keys key examples example trouble help close name here labels".split()
 )
+# What may stand in an attribute, by its name. Everything that the page's script acts on is a word, a number or an id.
+_WORD, _NUMBER, _CHAT = r"[a-z-]{1,20}", r"\d{1,12}", r"[A-Za-z0-9_-]{1,40}"
+_VALUES = {
+    "href": re.compile(rf"#source-\d{{1,9}}-\d{{1,3}}|\?chat={_CHAT}"),
+    "id": re.compile(r"source-\d{1,9}-\d{1,3}|turn-\d{1,9}|how-\d{1,9}"),
+    "data-do": re.compile(_WORD),
+    "data-here": re.compile(_WORD),
+    "data-turn": re.compile(_NUMBER),
+    "data-n": re.compile(_NUMBER),
+    "data-chat": re.compile(f"(?:{_CHAT})?"),
+    "data-document": re.compile(_NUMBER),
+    "data-start": re.compile(_NUMBER),
+    "data-end": re.compile(_NUMBER),
+    "data-quotes": re.compile(r"(?:\d{1,12}-\d{1,12}(?:,|$))*"),
+    "data-collection": re.compile(r"[^\x00-\x1f<>\"'&]{0,120}"),
+    "role": re.compile("status|alert|dialog|group"),
+}
+_EVERYWHERE = {"class", "dir", "role", "title", "aria-label", "aria-current", "lang"}
 _ATTRIBUTES = {
-    "a": {"href", "title", "aria-label"},
-    "article": {"id"},
-    "button": {"type", "title"},
-    "details": {"open"},
-    "div": {"dir", "role"},
+    "a": {"href", "data-turn"},
+    "article": {"id", "data-collection", "data-document", "data-start", "data-end", "data-quotes"},
+    "button": {"type", "data-do", "data-turn", "data-n", "data-chat"},
+    "details": {"open", "id"},
+    "div": {"data-chat", "data-here", "id"},
+    "li": {"data-chat"},
     "ol": {"start"},
-    "span": {"title"},
-    "p": {"dir"},
+    "section": {"id", "data-turn"},
 }
 
 
@@ -102,7 +117,8 @@ def _render_citation(
     words: Words = env["words"]
     title = html.escape(words.support[support] if support else words.open_source.format(n=n))
     kind = f" {support}" if support else ""
-    return f'<sup><a class="cite{kind}" href="#source-{env["turn"]}-{n}" title="{title}">{n}</a></sup>'
+    turn = env["turn"]
+    return f'<sup><a class="cite{kind}" href="#source-{turn}-{n}" data-turn="{turn}" title="{title}">{n}</a></sup>'
 
 
 def _render_fence(
@@ -127,14 +143,11 @@ _PARSER = _markdown()
 
 
 def _allowed(tag: str, attribute: str, value: str) -> str | None:
-    if attribute == "href":
-        return value if _ANCHOR.fullmatch(value) else None
-    if attribute == "id":
-        return value if _SOURCE_ID.fullmatch(value) else None
     if attribute == "class":
         kept = [word for word in value.split() if word in _CLASSES]
         return " ".join(kept) or None
-    return value
+    pattern = _VALUES.get(attribute)
+    return value if pattern is None or pattern.fullmatch(value) else None
 
 
 def sealed(markup: str) -> str:
@@ -146,7 +159,7 @@ def sealed(markup: str) -> str:
     clean = nh3.clean(
         _SURROGATE.sub("\ufffd", markup),
         tags=_TAGS,
-        attributes={tag: _ATTRIBUTES.get(tag, set()) | {"class"} for tag in _TAGS},
+        attributes={tag: _ATTRIBUTES.get(tag, set()) | _EVERYWHERE for tag in _TAGS},
         attribute_filter=_allowed,
         url_schemes=set(),
         link_rel=None,
@@ -155,14 +168,40 @@ def sealed(markup: str) -> str:
     return clean.replace("\n", "&#10;").replace("\t", "&#9;")
 
 
-def answer_markup(text: str, cited: Mapping[int, Support | None], turn: int, words: Words) -> str:
+def answer_markup(
+    text: str,
+    cited: Mapping[int, Support | None],
+    turn: int,
+    words: Words,
+    marks: Sequence[tuple[int, int, str]] = (),
+) -> str:
     """Model output as harmless HTML: Markdown's basics, code and tables; links and images stay as written.
 
     `cited` maps each number that may be linked to what the check found (None: not checked yet); `turn` tells the
-    sources of one question from those of another.
+    sources of one question from those of another. `marks` are stretches of `text` (start, end, "number" or "name")
+    to underline, since no passage has them.
     """
-    text = plain(text, MAX_ANSWER_CHARACTERS)
-    return _PARSER.render(text, {"cited": cited, "turn": turn, "words": words})
+    text = plain(_with_marks(text, marks), MAX_ANSWER_CHARACTERS)
+    markup = _PARSER.render(text, {"cited": cited, "turn": turn, "words": words})
+    if not marks:
+        return markup
+    titles = {"number": words.flag_number, "name": words.flag_name}
+
+    def opening(match: re.Match[str]) -> str:
+        return f'<span class="flag" title="{html.escape(titles[match[1]])}">'
+
+    return _MARKED.sub(opening, markup).replace(_MARK_END, "</span>")
+
+
+def _with_marks(text: str, marks: Sequence[tuple[int, int, str]]) -> str:
+    """`text` with its marked stretches between private characters, of which it has none of its own afterwards."""
+    text = _PRIVATE.sub("\ufffd", text)
+    parts, position = [], 0
+    for start, end, kind in sorted(marks):
+        if position <= start < end <= len(text) and kind in ("number", "name"):
+            parts += [text[position:start], f"{_MARK}{kind};", text[start:end], _MARK_END]
+            position = end
+    return "".join(parts) + text[position:]
 
 
 def render_safe(
@@ -172,185 +211,10 @@ def render_safe(
     return sealed(f'<div class="answer" dir="auto">{answer_markup(text, cited or {}, turn, words or Words())}</div>')
 
 
-def question_html(text: str) -> str:
-    """What the person typed: text, nothing else."""
-    lines = escaped(text).split("\n")
-    return sealed(f'<div class="question" dir="auto">{"<br>".join(lines)}</div>')
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """One answer as the page shows it. `notes` are sentences under it: (kind, text), kind one of note, error, cut."""
-
-    turn: int
-    text: str = ""
-    cited: Mapping[int, Support | None] | None = None
-    waiting: str = ""
-    notes: tuple[tuple[str, str], ...] = ()
-    timings: tuple[str, ...] = ()
-    done: bool = False
-
-
-def reply_html(reply: Reply, words: Words) -> str:
-    """The message of the answering side: text, notes, and a footer with timings and a copy button when it is done."""
-    parts = []
-    if reply.text:
-        parts.append(
-            f'<div class="answer" dir="auto">{answer_markup(reply.text, reply.cited or {}, reply.turn, words)}</div>'
-        )
-    if reply.waiting:
-        parts.append(f'<div class="waiting" role="status">{escaped(reply.waiting)}</div>')
-    parts += [f'<div class="{kind}" dir="auto">{escaped(text, 600)}</div>' for kind, text in reply.notes]
-    if reply.done:
-        copy = f'<button class="copy" type="button">{html.escape(words.copy)}</button>' if reply.text else ""
-        timings = "".join(f'<span class="unit">{escaped(part)}</span>' for part in reply.timings)
-        parts.append(f'<div class="footer">{timings}{copy}</div>')
-    return sealed("".join(parts))
-
-
-@dataclass(frozen=True, slots=True)
-class TurnSources:
-    """The hits of one question, in the order of their numbers, and the citations once the answer is checked."""
-
-    turn: int
-    question: str
-    hits: tuple[Hit, ...]
-    citations: tuple[Citation, ...] = ()
-    checked: bool = False
-
-
-def quoted_spans(hit: Hit, citations: Iterable[Citation]) -> list[tuple[int, int]]:
-    """Quoted stretches as sorted, disjoint offsets into the passage's text; a citation of another place gives none.
-
-    The offsets are believed only if the document's text there is the quote: a wrong mark would be a false citation.
-    """
-    passage = hit.passage
-    found = []
-    for citation in citations:
-        if citation.passage_id != passage.id or citation.supported == "no":
-            continue
-        start, end = citation.start - passage.start, citation.end - passage.start
-        if 0 <= start < end <= len(passage.text) and passage.text[start:end] == citation.quote:
-            found.append((start, end))
-    merged: list[tuple[int, int]] = []
-    for start, end in sorted(found):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
-        else:
-            merged.append((start, end))
-    return merged
-
-
-def marked(text: str, spans: Sequence[tuple[int, int]], start: int = 0, end: int | None = None) -> str:
-    """`text[start:end]` escaped piece by piece, with `<mark>` around the spans: no offset ever counts escaped text."""
-    end = len(text) if end is None else end
-    parts, position = [], start
-    for left, right in spans:
-        left, right = max(left, start), min(right, end)
-        if left >= right:
-            continue
-        parts += [escaped(text[position:left]), "<mark>", escaped(text[left:right]), "</mark>"]
-        position = right
-    parts.append(escaped(text[position:end]))
-    return "".join(parts)
-
-
-def _passage_markup(hit: Hit, spans: Sequence[tuple[int, int]], words: Words) -> str:
-    text = _WRAPPED.sub(" ", hit.passage.text)  # one character for one: the offsets stay right
-    if len(text) <= LONG_PASSAGE_CHARACTERS:
-        return f'<div class="passage" dir="auto">{marked(text, spans)}</div>'
-    first = max(0, spans[0][0] - 60) if spans else 0
-    if first:  # begin with a whole word where there is one
-        first = text.find(" ", first, spans[0][0]) + 1 or first
-    last = first + LONG_PASSAGE_CHARACTERS - 120
-    last = max(text.rfind(" ", last - 30, last), last - 30) if last < len(text) else len(text)
-    excerpt = f"{'… ' if first else ''}{marked(text, spans, first, last).strip()}{' …' if last < len(text) else ''}"
+def icon_button(do: str, kind: str, label: str, **data: str | int) -> str:
+    """A button that page.js turns into the command `do`; its picture comes from the style sheet's class `kind`."""
+    more = "".join(f' data-{name}="{html.escape(str(value))}"' for name, value in data.items())
+    said = html.escape(label)
     return (
-        f'<details class="passage"><summary><div class="excerpt" dir="auto">{excerpt}</div>'
-        f'<span class="more">{html.escape(words.whole_passage)}</span></summary>'
-        f'<div class="full" dir="auto">{marked(text, spans)}</div></details>'
+        f'<button type="button" class="tool {kind}" data-do="{do}"{more} title="{said}" aria-label="{said}"></button>'
     )
-
-
-def _scores(hit: Hit, words: Words) -> str:
-    scores = hit.scores
-    named = {
-        words.dense: scores.dense,
-        words.lexical: scores.lexical,
-        words.fused: scores.fused,
-        words.rerank: scores.rerank,
-    }
-    detail = " · ".join(f"{name} {value:.3f}" for name, value in named.items() if value is not None)
-    return f'<span class="score" title="{html.escape(detail)}">{hit.score:.2f}</span>'
-
-
-def source_markup(turn: int, n: int, hit: Hit, citations: Sequence[Citation], words: Words) -> str:
-    """One numbered source: title, where it stands, the passage with the quoted span marked, the score."""
-    spans = quoted_spans(hit, citations)
-    source, passage = hit.source, hit.passage
-    title = source.title or source.uri
-    where = [name_html(source.uri, 90)] if source.title and source.title != source.uri else []
-    if passage.page is not None:
-        where.append(html.escape(words.page.format(page=passage.page)))
-    # A document whose first heading is its title would say it twice.
-    headings = [heading for heading in passage.headings if heading.strip() != title.strip()]
-    if headings:
-        where.append(name_html(" › ".join(headings[-2:]), 110))
-    state = checked_numbers(citations, {n}).get(n) or ""
-    return (
-        f'<article class="source {"quoted" if spans else ""}" id="source-{turn}-{n}">'
-        f'<header class="head"><span class="number {state}">{n}</span>'
-        f'<span class="title">{name_html(title)}</span>{_scores(hit, words)}</header>'
-        f'<div class="where">{" · ".join(where)}</div>{_passage_markup(hit, spans, words)}</article>'
-    )
-
-
-def sources_html(turns: Sequence[TurnSources], words: Words) -> str:
-    """The panel beside the chat: the newest question's sources open, older ones folded under their question."""
-    parts = [f'<div class="head">{html.escape(words.sources)}</div>']
-    if not turns:
-        parts.append(f'<div class="empty">{html.escape(words.no_sources_yet)}</div>')
-    for position, turn in enumerate(reversed(turns)):
-        used = {citation.n for citation in turn.citations}
-        count = words.sources_found.format(n=len(turn.hits))
-        if turn.checked and used:
-            count += f" · {words.sources_cited.format(n=len(used))}"
-        body = "".join(
-            source_markup(turn.turn, n, hit, turn.citations, words) for n, hit in enumerate(turn.hits, start=1)
-        )
-        if not turn.hits:
-            body = f'<div class="empty">{html.escape(words.nothing_found)}</div>'
-        parts.append(
-            f'<details class="turn"{" open" if position == 0 else ""}><summary>{name_html(turn.question, 90)}'
-            f'<span class="hint">{html.escape(count)}</span></summary>{body}</details>'
-        )
-    return sealed(f'<div class="sources">{"".join(parts)}</div>')
-
-
-def status_html(state: str, text: str) -> str:
-    """The line in the header: `state` is ready, loading or failed."""
-    return sealed(f'<div class="status {state}" role="status"><span class="dot"></span>{escaped(text, 400)}</div>')
-
-
-def teaching_html(sentences: Sequence[str], words: Words) -> str:
-    """What an empty chat says: how to use it, or what is missing."""
-    items = "".join(f"<p>{escaped(sentence, 400)}</p>" for sentence in sentences)
-    return sealed(f'<div class="teach"><h2>{html.escape(words.teach_title)}</h2>{items}</div>')
-
-
-def numbers_of(hits: Sequence[Hit]) -> dict[int, Support | None]:
-    """The numbers an answer over these hits may link to, none of them checked yet."""
-    return dict.fromkeys(range(1, len(hits) + 1))
-
-
-def checked_numbers(citations: Iterable[Citation], known: Set[int]) -> dict[int, Support | None]:
-    """Numbers of a finished answer with the verdict on each; a number without a source is left out.
-
-    A number that stands behind several statements is "partly" where the verdicts differ.
-    """
-    numbers: dict[int, Support | None] = {}
-    for citation in citations:
-        if citation.n in known:
-            before = numbers.get(citation.n, citation.supported)
-            numbers[citation.n] = citation.supported if before == citation.supported else "partly"
-    return numbers

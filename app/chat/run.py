@@ -1,16 +1,11 @@
-"""One answer in the making: a blocking stream on a pool's thread → an asynchronous stream that can be stopped.
-
-It knows neither Gradio nor what the events mean.
+"""One answer in the making: a blocking stream on a pool's thread → calls that take its items, until it ends or is
+stopped. It knows nothing of what the items mean, and no event loop.
 """
 
-import asyncio
-import contextlib
 import logging
 import threading
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -20,106 +15,92 @@ GRACE_SECONDS = 1.0
 """How long a stopped source may still speak: an engine that watches the flag ends well and its text gets checked."""
 
 
-class _Wake:
-    """Put into the queue to wake a reader that waits, when the run is stopped."""
-
-
-@dataclass(frozen=True)
-class _End:
-    """The source is done; `error` is what it raised."""
-
-    error: BaseException | None = None
-
-
 class Run(Generic[T]):
-    """Runs `start(stop)` on a thread of `pool` and hands its items over as they come.
+    """Runs `start(stop)` on a thread of `pool`; `take` gets each item, then `end` comes once, with an error or None.
 
     Stopping is cooperative: `stop()` sets the flag that `start` was given, so that an engine may watch it between
-    tokens. A source that does not end by itself within the grace is left by the reader and closed at its next item, on
-    the thread that runs it (closing a running generator from elsewhere raises ValueError).
+    tokens. Where the source does not end within the grace, `end` comes all the same, later items are dropped, and the
+    source is closed at its next item, on the thread that runs it (closing a running generator from elsewhere raises
+    ValueError). An error raised by `take` ends the run like one of the source.
 
     The pool's threads live on between answers because a collection keeps one database connection per thread.
     """
 
     def __init__(
-        self, start: Callable[[threading.Event], Iterator[T]], pool: Executor, *, grace: float = GRACE_SECONDS
+        self,
+        start: Callable[[threading.Event], Iterator[T]],
+        *,
+        take: Callable[[T], None],
+        end: Callable[[BaseException | None], None],
+        grace: float = GRACE_SECONDS,
     ) -> None:
         self._start = start
-        self._pool = pool
+        self._take = take
+        self._end = end
         self._grace = grace
         self._stop = threading.Event()
-        self._abandoned = threading.Event()
-        self._finished = threading.Event()
-        self._stopped_at: float | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._queue: asyncio.Queue[T | _Wake | _End] = asyncio.Queue()
+        self._guard = threading.Lock()
+        self._running = False
+        self._ended = False
+        self._free = threading.Event()
+        self._timer: threading.Timer | None = None
 
     @property
     def stopped(self) -> bool:
-        """Whether `stop` was called (the flag that the source sees is also set when the reader is done)."""
-        return self._stopped_at is not None
+        """Whether `stop` was called."""
+        return self._stop.is_set()
+
+    def begin(self, pool: Executor) -> None:
+        """Wait for a thread of `pool` and run on it."""
+        pool.submit(self._work)
 
     def wait(self, timeout: float) -> bool:
         """Wait until the source is closed and the thread free; True if that happened within `timeout` seconds."""
-        return self._finished.wait(timeout)
+        return self._free.wait(timeout)
 
-    def stop(self) -> None:
-        """End the run. May be called from any thread, any number of times."""
-        if self._stopped_at is None:
-            self._stopped_at = time.monotonic()
+    def stop(self, grace: float | None = None) -> None:
+        """End the run, with another grace than its own where one is given. May be called from any thread, again too."""
+        if self._stop.is_set():
+            return
         self._stop.set()
-        self._hand_over(_Wake())
+        grace = self._grace if grace is None else grace
+        timer = threading.Timer(grace if self._running else 0.0, self._finish)
+        timer.daemon = True
+        self._timer = timer
+        timer.start()
 
-    def _left(self) -> float | None:
-        """Seconds until a stopped run is given up; None while it is not stopped."""
-        return None if self._stopped_at is None else max(0.0, self._stopped_at + self._grace - time.monotonic())
+    def _give(self, item: T) -> bool:
+        with self._guard:
+            if not self._ended:
+                self._take(item)
+            return not self._ended
 
-    def _hand_over(self, item: T | _Wake | _End) -> None:
-        if self._loop is not None:
-            # A closed loop means that the server is going down: nobody reads any more.
-            with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
+    def _finish(self, error: BaseException | None = None) -> None:
+        with self._guard:
+            if self._ended:
+                if error is not None:
+                    _log.warning("an answer that was given up ended with an error", exc_info=error)
+                return
+            self._ended = True
+            self._end(error)
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _work(self) -> None:
+        self._running = True
         try:
-            if self._stop.is_set():  # stopped while waiting for a thread
-                return
-            items = self._start(self._stop)
-            try:
-                for item in items:
-                    if self._abandoned.is_set() or self._left() == 0.0:
-                        break
-                    self._hand_over(item)
-            finally:
-                close = getattr(items, "close", None)
-                if close is not None:
-                    close()
-            self._hand_over(_End())
-        except BaseException as error:  # handed to the reader, who speaks to the person
-            if self._abandoned.is_set():
-                _log.warning("an answer that nobody waits for ended with an error", exc_info=error)
-            self._hand_over(_End(error))
-        finally:
-            self._finished.set()
-
-    async def events(self) -> AsyncIterator[T]:
-        """The items, until the source ends, or until the grace after `stop` is over. Raises what the source raised."""
-        self._loop = asyncio.get_running_loop()
-        self._pool.submit(self._work)
-        try:
-            while True:
+            if not self._stop.is_set():  # else stopped while waiting for a thread
+                items = self._start(self._stop)
                 try:
-                    item = await asyncio.wait_for(self._queue.get(), self._left())
-                except TimeoutError:
-                    return
-                if isinstance(item, _Wake):
-                    continue
-                if isinstance(item, _End):
-                    if item.error is not None:
-                        raise item.error
-                    return
-                yield item
+                    for item in items:
+                        if not self._give(item):
+                            break
+                finally:
+                    close = getattr(items, "close", None)
+                    if close is not None:
+                        close()
+            self._finish()
+        except BaseException as error:  # handed to `end`, which speaks to the person
+            self._finish(error)
         finally:
-            # Also when the reader went away (the browser closed, Gradio cancelled): the engine must not go on.
-            self._abandoned.set()
-            self._stop.set()
+            self._free.set()

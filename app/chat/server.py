@@ -26,7 +26,8 @@ from app.api.router import api_router  # noqa: E402
 from app.chat.guard import Guard, is_loopback  # noqa: E402
 from app.chat.head import UPLOAD_FILES, VIEWER_FILES, head  # noqa: E402
 from app.chat.page import CSS, ICON, SCRIPT, build_page, theme, translations  # noqa: E402
-from app.chat.talking import MAX_QUESTION_CHARACTERS, Chat, Parts  # noqa: E402
+from app.chat.parts import Parts  # noqa: E402
+from app.chat.talking import MAX_QUESTION_CHARACTERS, Chat  # noqa: E402
 from app.chat.upload_routes import add_upload_routes  # noqa: E402
 from app.chat.uploads import Uploads  # noqa: E402
 from app.chat.viewer import Documents, add_document_routes  # noqa: E402
@@ -60,7 +61,7 @@ def build_app(
     def health() -> dict[str, object]:
         return {"ok": True, "version": version(), "engine": parts.engine.status.state}
 
-    api.include_router(api_router(parts, chat.pool, longest_question=MAX_QUESTION_CHARACTERS, key=api_key))
+    api.include_router(api_router(parts, chat.answers.pool, longest_question=MAX_QUESTION_CHARACTERS, key=api_key))
     scripts = [SCRIPT]
     if documents is not None:
         add_document_routes(api, documents)

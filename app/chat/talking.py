@@ -1,299 +1,340 @@
-"""What the chat page does: a question in, answering events out as messages and sources. It knows nothing of layout.
+"""What the chat page does: every event of a tab → new values for its fields. It knows nothing of layout.
 
-Every string that reaches the browser goes through render.py; an error becomes a sentence in the chat.
+Answers are written by answers.py, whoever watches; an event here starts one, or shows one and follows it. Every string
+that reaches the browser goes through render.py; an error becomes a sentence on the page.
 """
 
+import asyncio
+import contextlib
+import json
 import logging
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
 
 import gradio as gr
 
-from app.chat.engine import BackgroundEngine, EngineStatus
-from app.chat.render import (
-    MAX_ANSWER_CHARACTERS,
-    Reply,
-    TurnSources,
-    checked_numbers,
-    numbers_of,
-    plain,
-    question_html,
-    reply_html,
-    sources_html,
-    status_html,
-    teaching_html,
+from app.chat.answers import Answers, Live
+from app.chat.conversations import Conversations
+from app.chat.parts import Parts
+from app.chat.render import plain
+from app.chat.showing import Screen, signature, words_of
+from app.chat.surroundings import chips_html, editing_html, help_html, notice_html
+from app.chat.turns import Asked, Turn
+from app.chat.views import (
+    MAX_FILTER_CHARACTERS,
+    MAX_FILTERS,
+    Form,
+    View,
+    conditions_of,
+    idle_box,
+    known_id,
+    number,
 )
-from app.chat.run import Run
-from app.chat.words import CHINESE, ENGLISH, Words, duration, words_for
-from retrieval.answering import AnswerEvent, Finished, Searched, Token
-from retrieval.errors import FathomError
-from retrieval.passages import Answer
-from retrieval.prompts import Message
+from retrieval.errors import BusyError, FathomError
+from retrieval.filters import parse_filter
 
 _log = logging.getLogger(__name__)
 
 MAX_QUESTION_CHARACTERS = 4000
-MAX_PASSAGES = 20
-HISTORY_MESSAGES = 12
-"""Messages kept for follow-up questions; answering shows the model fewer still."""
-MAX_ANSWERS = 64
-"""Answers in the making at once; the next ones wait for a thread, each in its own tab."""
-FRAME_SECONDS = 0.08
-"""Shortest time between two updates of a streamed answer: rendering shares the cores with an embedded model."""
-TURNS_WITH_SOURCES = 8
-"""Questions whose sources stay in the panel."""
+TWICE_SECONDS = 2.0
+"""The same question again within this time is a key that was pressed twice."""
 
-
-class Answering(Protocol):
-    """Answers `question` over a collection from `k` passages; with `quote`, or while no model is ready, with quotes.
-
-    `history` are the messages before it; setting `stop` ends generation; `options` are the engine's own for this answer
-    (see app.api.decoding).
-    """
-
-    def __call__(
-        self,
-        question: str,
-        *,
-        collection: str,
-        quote: bool,
-        k: int,
-        history: Sequence[Message],
-        stop: threading.Event,
-        options: Mapping[str, float] | None = None,
-    ) -> Iterator[AnswerEvent]: ...
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What the page needs from the rest, as plain calls.
-
-    `answer` yields answering events and may block; `titles(collection)` names a few documents for the examples.
-    """
-
-    collections: Callable[[], Sequence[str]]
-    titles: Callable[[str], Sequence[str]]
-    answer: "Answering"
-    engine: BackgroundEngine
-    default_k: int
-
-
-@dataclass
-class Conversation:
-    """What one browser tab has asked so far: shown messages (HTML), their texts, and the sources of each question."""
-
-    messages: list[dict[str, str]] = field(default_factory=list)
-    history: list[Message] = field(default_factory=list)
-    turns: list[TurnSources] = field(default_factory=list)
-    count: int = 0
+Row = tuple[Any, ...]
 
 
 class Chat:
-    """The page's behaviour, apart from its layout. One instance serves all tabs; `runs` maps a tab to its answer."""
+    """The page's behaviour, apart from its layout. One instance serves all tabs."""
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
-        self.runs: dict[str, Run[AnswerEvent]] = {}
-        self.pool = ThreadPoolExecutor(MAX_ANSWERS, thread_name_prefix="answer")
+        self.kept = Conversations(parts.chats)
+        self.answers = Answers(parts.answer, self.kept, lambda name: parts.engines.status_of(name).state)
+        self._screen = Screen(parts, self.kept, self.answers)
 
     def close(self) -> None:
-        """End every answer; for the end of the process."""
-        for run in list(self.runs.values()):
-            run.stop()
-        self.pool.shutdown(wait=False, cancel_futures=True)
+        """End every answer, keeping what was written; for the end of the process."""
+        self.answers.close()
+        self.kept.close()
 
-    async def ask(
-        self, question: str, collection: str | None, mode: str, k: int, talk: Conversation, request: gr.Request
-    ) -> AsyncIterator[tuple[Any, Any, Any, Any]]:
-        """Answer one question; yields (messages, sources, question box, conversation)."""
-        words = _words(request)
-        question = plain(question).strip()
-        if not question:
-            yield gr.skip(), gr.skip(), gr.skip(), gr.skip()
-            return
-        talk = Conversation(list(talk.messages), list(talk.history), list(talk.turns), talk.count + 1)
-        talk.messages.append({"role": "user", "content": question_html(question[:MAX_QUESTION_CHARACTERS])})
-        reply = Reply(turn=talk.count, waiting=words.searching)
-        idle = gr.update(value="", submit_btn=words.send, stop_btn=False)
-        problem = ""
-        if len(question) > MAX_QUESTION_CHARACTERS:
-            problem = words.question_too_long.format(n=len(question), limit=MAX_QUESTION_CHARACTERS)
-        elif not collection:
-            problem = words.no_collections
-        if problem:
-            reply = replace(reply, waiting="", notes=(("error", problem),))
-            talk.messages.append(_message(reply, words))
-            yield talk.messages, gr.skip(), idle, talk
-            return
-        assert collection is not None
-        busy = gr.update(value="", submit_btn=False, stop_btn=words.stop)
-        yield [*talk.messages, _message(reply, words)], gr.skip(), busy, talk
+    # -- events ----------------------------------------------------------------------------------------------------
 
-        status = self.parts.engine.status
-        quote = mode == "quote" or status.state != "ready"
-        if mode != "quote" and quote:
-            note = words.quoted_meanwhile if status.state == "loading" else words.quoted_instead
-            reply = replace(reply, notes=(("note", note),))
-        run = Run[AnswerEvent](
-            lambda stop: self.parts.answer(
-                question,
-                collection=collection,
-                quote=quote,
-                k=min(max(int(k), 1), MAX_PASSAGES),
-                history=talk.history,
-                stop=stop,
-            ),
-            self.pool,
-        )
-        session = request.session_hash or ""
-        self.runs[session] = run
-        try:
-            async for shown, found in self._follow(run, reply, question, words):
-                reply = shown
-                sources: Any = gr.skip()
-                if found is not None:
-                    talk.turns = [turn for turn in talk.turns if turn.turn != found.turn] + [found]
-                    talk.turns = talk.turns[-TURNS_WITH_SOURCES:]
-                    sources = sources_html(talk.turns, words)
-                yield [*talk.messages, _message(reply, words)], sources, gr.skip(), gr.skip()
-        finally:
-            if self.runs.get(session) is run:
-                del self.runs[session]
-        talk.messages.append(_message(reply, words))
-        talk.history = [*talk.history, Message("user", question), Message("assistant", reply.text)][-HISTORY_MESSAGES:]
-        yield talk.messages, gr.skip(), gr.update(submit_btn=words.send, stop_btn=False), talk
+    async def opened(self, request: gr.Request) -> AsyncIterator[Row]:
+        """A page was loaded: the conversation that its address names, or an empty one."""
+        words = words_of(request)
+        choices = [
+            (self._screen.engine_label(choice.name, words), choice.name) for choice in self.parts.engines.choices
+        ]
+        engine = gr.update(choices=choices, value=self.parts.engines.default, visible=len(choices) > 1)
+        view = View(engine=engine, trouble=self._screen.trouble(words))
+        chat = known_id(request.query_params.get("chat", ""))
+        async for row in self._safely(self._open(chat, request, view, fresh=True), request):
+            yield row
 
-    async def _follow(
-        self, run: Run[AnswerEvent], reply: Reply, question: str, words: Words
-    ) -> AsyncIterator[tuple[Reply, TurnSources | None]]:
-        """The reply as it grows, with the sources whenever they change; ends with a reply that is done."""
-        began = time.monotonic()
-        times: list[str] = []
-        found: TurnSources | None = None
-        shown = 0.0
-        notes = reply.notes
-        too_long = False
-        try:
-            async for event in run.events():
-                now = time.monotonic()
-                if isinstance(event, Searched):
-                    times.append(words.searched.format(time=duration(now - began, words)))
-                    found = TurnSources(reply.turn, question, tuple(event.hits))
-                    waiting = words.reading if event.hits else words.writing
-                    reply = replace(reply, waiting=waiting, cited=numbers_of(event.hits))
-                    yield reply, found
-                elif isinstance(event, Token):
-                    if not reply.text:
-                        times.append(words.first_token.format(time=duration(now - began, words)))
-                    reply = replace(reply, text=reply.text + event.text, waiting="")
-                    if len(reply.text) > MAX_ANSWER_CHARACTERS:
-                        too_long = True
-                        run.stop()
-                        notes += (("cut", words.too_long.format(n=MAX_ANSWER_CHARACTERS)),)
-                        break
-                    if now - shown >= FRAME_SECONDS:
-                        shown = now
-                        yield reply, None
-                elif isinstance(event, Finished):
-                    reply, found, more = _finish(reply, found, event.answer, question, words)
-                    notes += more
-                    if speed := event.answer.timings.get("tokens_per_second"):
-                        times.append(words.speed.format(n=round(speed)))
-            if run.stopped and not too_long:
-                notes += (("cut", words.stopped if reply.text else words.stopped_before),)
-        except FathomError as error:
-            notes += (("error", str(error)),)
-        except Exception as error:
-            _log.exception("answering failed")
-            notes += (("error", words.unexpected.format(kind=type(error).__name__)),)
-        times.append(words.total.format(time=duration(time.monotonic() - began, words)))
-        yield replace(reply, waiting="", notes=notes, timings=tuple(times), done=True), found
+    async def ask(self, request: gr.Request, *values: Any) -> AsyncIterator[Row]:
+        """The question in the box was sent."""
+        form = Form.of(values)
+        async for row in self._safely(self._ask(form, form.question, form.editing, request), request):
+            yield row
 
-    def stop(self, request: gr.Request) -> None:
-        """End this tab's answer, if one is being written."""
-        run = self.runs.get(request.session_hash or "")
-        if run is not None:
-            run.stop()
+    async def act(self, request: gr.Request, command: str, *values: Any) -> AsyncIterator[Row]:
+        """A button inside the page's own HTML was pressed; `command` is a JSON object with `do`."""
+        async for row in self._safely(self._act(_command(command), Form.of(values), request), request):
+            yield row
 
-    def clear(self, request: gr.Request) -> tuple[Any, str, Any, Conversation]:
-        """A new conversation; an answer under way ends."""
-        self.stop(request)
-        words = _words(request)
-        box = gr.update(value="", submit_btn=words.send, stop_btn=False)
-        return [], sources_html([], words), box, Conversation()
+    async def chosen(self, request: gr.Request, *values: Any) -> AsyncIterator[Row]:
+        """Another collection, way of answering, number of passages or model was chosen."""
+        async for row in self._safely(self._chosen(Form.of(values), request), request):
+            yield row
 
-    def opened(self, request: gr.Request) -> tuple[Any, Any, str, str, Any]:
-        """First words of a page: collections, empty state, sources, status."""
-        words = _words(request)
-        names = list(self.parts.collections())
-        chosen = names[0] if names else None
-        status, timer = self.status(request)
-        picker = gr.update(choices=names, value=chosen, visible=bool(names))
-        return picker, self._empty_state(chosen, words), sources_html([], words), status, timer
+    async def filtered(self, request: gr.Request, condition: str, *values: Any) -> AsyncIterator[Row]:
+        """A filter was written."""
+        async for row in self._safely(self._filtered(str(condition or ""), Form.of(values), request), request):
+            yield row
 
-    def chosen(self, collection: str | None, request: gr.Request) -> Any:
-        """Another collection was picked: its own examples."""
-        return self._empty_state(collection, _words(request))
+    def stop(self, chat: str) -> None:
+        """End the answer of the conversation that is open."""
+        self.answers.stop(known_id(chat))
 
-    def _empty_state(self, collection: str | None, words: Words) -> Any:
-        if collection is None:
-            return gr.update(placeholder=teaching_html((words.no_collections,), words), examples=[])
-        try:
-            titles = self.parts.titles(collection)
-        except FathomError as error:
-            return gr.update(placeholder=teaching_html((str(error),), words), examples=[])
-        asked = [_example(title) for title in titles]
-        examples = [{"text": text, "display_text": text} for text in asked if text]
-        return gr.update(placeholder=teaching_html(words.teach, words), examples=examples)
+    def left(self, request: gr.Request) -> None:
+        """A tab was closed. Its answer goes on."""
+        self._screen.forget(request)
 
-    def status(self, request: gr.Request) -> tuple[str, Any]:
+    def status(self, engine: str, request: gr.Request) -> tuple[str, Any]:
         """The status line, and whether to ask again."""
-        status = self.parts.engine.status
-        return _status_html(status, _words(request)), gr.update(active=status.state == "loading")
+        state = self.parts.engines.status_of(str(engine or "")).state
+        return self._screen.status(str(engine or ""), words_of(request)), gr.update(active=state == "loading")
+
+    def help(self, request: gr.Request) -> str:
+        """The list of keys."""
+        return help_html(words_of(request))
+
+    async def _safely(self, views: AsyncIterator[View], request: gr.Request) -> AsyncIterator[Row]:
+        try:
+            async with contextlib.aclosing(views) as closing:  # type: ignore[type-var]
+                async for view in closing:
+                    yield view.row()
+        except FathomError as error:
+            yield View(notice=notice_html(str(error))).row()
+        except Exception as error:
+            _log.exception("an event of the page failed")
+            yield View(notice=notice_html(words_of(request).failed.format(kind=type(error).__name__))).row()
+
+    # -- asking ----------------------------------------------------------------------------------------------------
+
+    async def _ask(
+        self, form: Form, question: str, replaces: int | None, request: gr.Request, keep_box: bool = False
+    ) -> AsyncIterator[View]:
+        words = words_of(request)
+        if not question:
+            yield View()
+            return
+        if len(question) > MAX_QUESTION_CHARACTERS:
+            sentence = words.question_too_long.format(n=f"{len(question):,}", limit=f"{MAX_QUESTION_CHARACTERS:,}")
+            yield View(notice=notice_html(sentence))
+            return
+        if not form.asked.collection:
+            yield View(notice=notice_html(words.no_collections))
+            return
+        running = self.answers.live(form.chat)
+        if running is not None and _twice(running, question):
+            yield View()
+            return
+        problem = self.kept.problem
+        self.parts.engines.start(form.asked.engine)
+        try:
+            live = await asyncio.to_thread(self.answers.start, form.chat, question, form.asked, replaces)
+        except BusyError:
+            async for view in self._screen.follow(form.chat, request, View(notice=notice_html(words.busy))):
+                yield view
+            return
+        begun = View(editing="", notice="", opened=live.turn.chat)
+        if self.kept.problem != problem:
+            begun.trouble = self._screen.trouble(words)
+        begun.status, begun.timer = self.status(form.asked.engine, request)
+        async for view in self._screen.follow(live.turn.chat, request, begun, keep_box=keep_box):
+            yield view
+
+    # -- opening ---------------------------------------------------------------------------------------------------
+
+    async def _open(
+        self, chat: str, request: gr.Request, view: View, *, fresh: bool = False, form: Form | None = None
+    ) -> AsyncIterator[View]:
+        """Show a conversation with its settings; `chat` empty shows a new one, with those of the page."""
+        words = words_of(request)
+        names = list(await asyncio.to_thread(self.parts.collections))
+        found = await asyncio.to_thread(self.kept.conversation, chat) if chat else None
+        if chat and found is None:
+            view.notice = notice_html(words.gone)
+        elif view.notice == gr.skip():
+            view.notice = ""
+        asked = found.asked if found else form.asked if form else Asked(k=self.parts.default_k)
+        collection = asked.collection if asked.collection in names else names[0] if names else ""
+        view.opened, view.editing, view.condition = found.id if found else "", "", ""
+        if fresh or found:
+            view.picker = gr.update(choices=names, value=collection or None, visible=bool(names))
+            self._screen.settings(view, replace(asked, collection=collection), words, keep_engine=not found)
+        else:
+            view.picker = gr.update(choices=names, value=collection or None, visible=bool(names))
+        view.keys = await asyncio.to_thread(self._screen.keys, collection, words)
+        view.box = idle_box(words) if fresh else idle_box(words, value="")
+        if found is None or not await asyncio.to_thread(self.kept.turns, found.id):
+            view.past = await asyncio.to_thread(self._screen.empty, collection, words)
+        view.status, view.timer = self.status(asked.engine, request)
+        async for shown in self._screen.follow(found.id if found else "", request, view):
+            yield shown
+
+    # -- commands --------------------------------------------------------------------------------------------------
+
+    async def _act(self, command: dict[str, Any], form: Form, request: gr.Request) -> AsyncIterator[View]:
+        do, chat, turn = command.get("do"), known_id(command.get("chat")), number(command.get("turn"))
+        views: AsyncIterator[View]
+        if do == "open":
+            views = self._open(chat, request, View())
+        elif do == "new":
+            views = self._open("", request, View(), form=form)
+        elif do == "rename":
+            await asyncio.to_thread(self.kept.rename, chat, plain(str(command.get("text", ""))))
+            views = self._relist(form, request)
+        elif do == "delete":
+            views = self._delete(chat, form, request)
+        elif do == "ask":
+            views = self._ask(form, plain(str(command.get("text", ""))).strip(), None, request)
+        elif do == "regenerate" and turn is not None:
+            views = self._again(turn, form, request)
+        elif do == "edit":
+            views = self._edit(turn, form, request)
+        elif do == "cancel":
+            views = _one(View(box="", editing="", notice=""))
+        elif do == "sources" and turn is not None:
+            views = self._show_sources(turn, form, request)
+        elif do == "look":
+            views = self._look(form, request)
+        elif do == "unfilter":
+            views = self._unfilter(number(command.get("n")), form, request)
+        else:
+            views = _one(View())
+        async with contextlib.aclosing(views) as closing:  # type: ignore[type-var]
+            async for view in closing:
+                yield view
+
+    async def _relist(self, form: Form, request: gr.Request) -> AsyncIterator[View]:
+        words, tab = words_of(request), self._screen.tab(request)
+        yield View(
+            chats=await asyncio.to_thread(self._screen.listing, tab, form.chat, words),
+            trouble=self._screen.trouble(words),
+        )
+
+    async def _delete(self, chat: str, form: Form, request: gr.Request) -> AsyncIterator[View]:
+        self.answers.stop(chat)
+        await asyncio.to_thread(self.kept.delete, chat)
+        if chat and chat == form.chat:
+            views = self._open("", request, View(trouble=self._screen.trouble(words_of(request))), form=form)
+        else:
+            views = self._relist(form, request)
+        async for view in views:
+            yield view
+
+    async def _again(self, wanted: int, form: Form, request: gr.Request) -> AsyncIterator[View]:
+        """Answer a question anew, with the settings that are chosen now."""
+        turn = await self._turn(form.chat, wanted)
+        if turn is None:
+            yield View(notice=notice_html(words_of(request).gone))
+            return
+        async for view in self._ask(form, turn.question, turn.id, request, keep_box=True):
+            yield view
+
+    async def _edit(self, wanted: int | None, form: Form, request: gr.Request) -> AsyncIterator[View]:
+        turn = await self._turn(form.chat, wanted)
+        words = words_of(request)
+        if turn is None:
+            yield View()
+        elif self.answers.live(form.chat) is not None:
+            yield View(notice=notice_html(words.busy))
+        else:
+            yield View(box=turn.question, editing=str(turn.id), notice=editing_html(words))
+
+    async def _turn(self, chat: str, wanted: int | None) -> Turn | None:
+        turns = await asyncio.to_thread(self.kept.turns, chat) if chat else []
+        return next((turn for turn in turns if turn.id == wanted), None)
+
+    async def _show_sources(self, wanted: int, form: Form, request: gr.Request) -> AsyncIterator[View]:
+        """The panel with the sources of an older turn in it."""
+        turns = await asyncio.to_thread(self.kept.turns, form.chat) if form.chat else []
+        yield View(sources=self._screen.sources(turns, words_of(request), shown=wanted))
+
+    async def _look(self, form: Form, request: gr.Request) -> AsyncIterator[View]:
+        """The tab came back into view: show what other tabs have done to its conversation, and to the list.
+
+        An answer under way is followed anew: the event that did so may speak into a connection that was lost.
+        """
+        words, tab = words_of(request), self._screen.tab(request)
+        turns = await asyncio.to_thread(self.kept.turns, form.chat) if form.chat else []
+        gone = form.chat and await asyncio.to_thread(self.kept.conversation, form.chat) is None
+        if gone:
+            views = self._open(form.chat, request, View(), form=form)
+        elif form.chat and (signature(form.chat, turns) != tab.shown or self.answers.live(form.chat) is not None):
+            views = self._screen.follow(form.chat, request, View(box=idle_box(words)))
+        else:
+            before = tab.list
+            listed = await asyncio.to_thread(self._screen.listing, tab, form.chat, words)
+            views = _one(View(chats=listed) if listed != before else View())
+        async for view in views:
+            yield view
+
+    # -- settings --------------------------------------------------------------------------------------------------
+
+    async def _chosen(self, form: Form, request: gr.Request) -> AsyncIterator[View]:
+        words = words_of(request)
+        view = View(notice="")
+        choice = self.parts.engines.choice(form.asked.engine)
+        if choice is not None and choice.engine is None:
+            sentence = words.engine_missing_now.format(title=choice.title or choice.name, missing=choice.missing)
+            view.notice, view.engine = notice_html(sentence), self.parts.engines.default
+            form = replace(form, asked=replace(form.asked, engine=self.parts.engines.default))
+        self.parts.engines.start(form.asked.engine)
+        view.status, view.timer = self.status(form.asked.engine, request)
+        view.keys = await asyncio.to_thread(self._screen.keys, form.asked.collection, words)
+        if form.chat:
+            await asyncio.to_thread(self.kept.remember, form.chat, form.asked)
+        else:
+            view.past = await asyncio.to_thread(self._screen.empty, form.asked.collection, words)
+        yield view
+
+    async def _filtered(self, condition: str, form: Form, request: gr.Request) -> AsyncIterator[View]:
+        condition = " ".join(plain(condition).split())[:MAX_FILTER_CHARACTERS]
+        filters = form.asked.filters
+        if condition:
+            parse_filter(condition)  # raises what is said under the field
+            filters = tuple(dict.fromkeys([*filters, condition]))[:MAX_FILTERS]
+        async for view in self._with_filters(filters, form, request):
+            yield view
+
+    async def _unfilter(self, n: int | None, form: Form, request: gr.Request) -> AsyncIterator[View]:
+        filters = tuple(text for position, text in enumerate(form.asked.filters) if position != n)
+        async for view in self._with_filters(filters, form, request):
+            yield view
+
+    async def _with_filters(self, filters: tuple[str, ...], form: Form, request: gr.Request) -> AsyncIterator[View]:
+        if form.chat:
+            await asyncio.to_thread(self.kept.remember, form.chat, replace(form.asked, filters=filters))
+        text = "\n".join(filters)
+        assert conditions_of(text) == filters
+        yield View(condition="", conditions=text, chips=chips_html(filters, words_of(request)), notice="")
 
 
-def _finish(
-    reply: Reply, found: TurnSources | None, answer: Answer, question: str, words: Words
-) -> tuple[Reply, TurnSources, tuple[tuple[str, str], ...]]:
-    """The checked answer: its own text and citations replace what was streamed."""
-    hits = tuple(answer.hits) or (found.hits if found else ())
-    cited = checked_numbers(answer.citations, numbers_of(hits).keys())
-    notes: tuple[tuple[str, str], ...] = ()
-    if answer.refused:
-        notes = (("note", words.refused),)
-    elif answer.model.endswith("+quote"):
-        notes = (("note", words.quoted_after),)
-    elif any(support == "no" for support in cited.values()):
-        notes = (("note", words.unsupported),)
-    # A refusal's own text is for programs; the page says it in the reader's language.
-    text = "" if answer.refused else answer.text
-    checked = TurnSources(reply.turn, question, hits, tuple(answer.citations), checked=True)
-    return replace(reply, text=text, cited=cited), checked, notes
+async def _one(view: View) -> AsyncIterator[View]:
+    yield view
 
 
-def _message(reply: Reply, words: Words) -> dict[str, str]:
-    return {"role": "assistant", "content": reply_html(reply, words)}
+def _twice(live: Live, question: str) -> bool:
+    return live.turn.question == question and time.time() - live.turn.began < TWICE_SECONDS
 
 
-def _words(request: gr.Request) -> Words:
-    return words_for(request.headers.get("accept-language", ""))
-
-
-def _status_html(status: EngineStatus, words: Words) -> str:
-    text = {
-        "loading": words.engine_loading,
-        "ready": words.engine_ready.format(model=status.detail),
-        "failed": words.engine_failed.format(reason=status.detail),
-    }[status.state]
-    return status_html(status.state, text)
-
-
-def _example(title: str) -> str:
-    """A question about one document, in the language of its title."""
-    title = " ".join(plain(title, 60).split())
-    chinese = any("\u4e00" <= letter <= "\u9fff" for letter in title)
-    return (CHINESE if chinese else ENGLISH).about.format(title=title) if title else ""
+def _command(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(str(text or "")[:20_000])
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

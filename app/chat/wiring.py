@@ -3,18 +3,20 @@
 Heavy imports happen in the calls, on the threads that need them: the page opens before a model is loaded.
 """
 
-import inspect
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from app import build
 from app.api.decoding import with_options
-from app.chat.engine import BackgroundEngine
-from app.chat.talking import Parts
-from retrieval.answering import AnswerEvent, answer_stream
+from app.chat.engine import BackgroundEngine, EngineChoice, Engines
+from app.chat.parts import Parts
+from app.settings import with_profile
+from retrieval.answering import PASSAGES, AnswerEvent
 from retrieval.errors import FathomError
+from retrieval.filters import Filter
 from retrieval.prompts import Message
 
 if TYPE_CHECKING:
@@ -26,6 +28,12 @@ _log = logging.getLogger(__name__)
 
 EXAMPLES = 4
 """Documents whose titles become examples on the empty page."""
+KEYS = 12
+"""Keys offered to filter by."""
+KEY_CHARACTERS = 40
+FIELDS = ("document", "title", "format")
+_KEY = re.compile(r"[^=!<>~\s]+")
+CHATS = "chats.sqlite"
 
 
 class Shelf:
@@ -65,6 +73,20 @@ class Shelf:
         step = max(1, len(named) // EXAMPLES)
         return list(dict.fromkeys(named[::step]))[:EXAMPLES]
 
+    def size(self, name: str) -> int:
+        """How many documents there are."""
+        return self.collection(name).catalogue.counts()[0]
+
+    def keys(self, name: str) -> list[str]:
+        """What documents can be filtered by: their own fields, and the keys of their metadata, the most frequent first.
+
+        A key that the form of a filter cannot hold is left out.
+        """
+        sql = "SELECT key FROM facts GROUP BY key ORDER BY COUNT(DISTINCT document_id) DESC, key LIMIT 50"
+        own = [str(row[0]) for row in self.collection(name).catalogue.select(sql)]
+        written = [key for key in own if len(key) <= KEY_CHARACTERS and _KEY.fullmatch(key) and key not in FIELDS]
+        return [*FIELDS, *written][:KEYS]
+
     def warm(self) -> None:
         """Load the embedding model ahead of the first question. What is wrong with it, that question will say."""
         try:
@@ -80,15 +102,31 @@ class Shelf:
             self._open.clear()
 
 
-def parts_of(settings: "Settings", shelf: Shelf) -> Parts:
-    """What the page needs, over the real collections and the real engine."""
+def engines_of(settings: "Settings", shelf: Shelf) -> Engines:
+    """The models that can be picked: one a profile, that of the settings first chosen."""
+    from app.profiles import profiles_here
 
+    choices = [
+        _choice(with_profile(settings, state.name), shelf, state.name, missing="" if state.writes else state.missing)
+        for state in profiles_here(settings)
+    ]
+    return Engines(choices, settings.profile)
+
+
+def _choice(settings: "Settings", shelf: Shelf, name: str, *, missing: str) -> EngineChoice:
     def load() -> tuple[Any, str]:
         shelf.warm()
         llm = build.engine(settings)
         return llm, llm.metadata.model_name
 
-    engine = BackgroundEngine(load)
+    # A model of the settings' own that is not there fails when it is loaded, which says more than a look can.
+    engine = None if missing else BackgroundEngine(load)
+    return EngineChoice(name, name, engine, missing, resident=settings.engine.name != "server")
+
+
+def parts_of(settings: "Settings", shelf: Shelf) -> Parts:
+    """What the page needs, over the real collections and the real engines."""
+    engines = engines_of(settings, shelf)
 
     def answer(
         question: str,
@@ -98,11 +136,24 @@ def parts_of(settings: "Settings", shelf: Shelf) -> Parts:
         k: int,
         history: Sequence[Message],
         stop: threading.Event,
+        filters: Sequence[Filter] = (),
+        engine: str = "",
         options: Mapping[str, float] | None = None,
     ) -> Iterator[AnswerEvent]:
         opened = shelf.collection(collection)
-        llm = None if quote or engine.model is None else with_options(engine.model, options)
-        return build.answer_events(settings, opened, question, llm=llm, k=k, history=history, stop=stop)
+        with engines.use(engine) as model:
+            llm = None if quote or model is None else with_options(model, options)
+            yield from build.answer_events(
+                settings, opened, question, llm=llm, k=k, filters=filters, history=history, stop=stop
+            )
 
-    default_k = settings.search.k or int(inspect.signature(answer_stream).parameters["k"].default)
-    return Parts(collections=shelf.names, titles=shelf.titles, answer=answer, engine=engine, default_k=default_k)
+    return Parts(
+        collections=shelf.names,
+        titles=shelf.titles,
+        answer=answer,
+        engines=engines,
+        default_k=settings.search.k or PASSAGES,
+        size=shelf.size,
+        keys=shelf.keys,
+        chats=settings.workspace / CHATS,
+    )

@@ -11,9 +11,10 @@ from speaking_server import until
 from starlette.testclient import TestClient
 
 from app import build
-from app.chat.engine import BackgroundEngine
+from app.chat.engine import BackgroundEngine, only
+from app.chat.parts import Parts
 from app.chat.server import build_app
-from app.chat.talking import Chat, Parts
+from app.chat.talking import Chat
 from app.chat.wiring import Shelf, parts_of
 from app.settings import load_settings
 from eval.models.packaged import packaged_model
@@ -26,7 +27,7 @@ def test_page_and_api_share_a_port_and_the_key_is_for_the_api_alone() -> None:
     def nothing(*_: Any, **__: Any) -> Iterator[Any]:
         return iter(())
 
-    parts = Parts(lambda: ["sea"], lambda name: [], nothing, BackgroundEngine(lambda: (object(), "scripted")), 8)
+    parts = Parts(lambda: ["sea"], lambda name: [], nothing, only(BackgroundEngine(lambda: (object(), "scripted"))), 8)
     with TestClient(build_app(Chat(parts), api_key="s3cret"), base_url="http://127.0.0.1:7860") as client:
         assert client.get("/v1/models").status_code == 401
         models = client.get("/v1/models", headers={"authorization": "Bearer s3cret"})
@@ -53,7 +54,7 @@ def test_the_embedded_model_answers_through_it_whole_and_as_a_stream(
     parts = parts_of(settings, shelf)
     chat = Chat(parts)
     with TestClient(build_app(chat), base_url="http://127.0.0.1:7860") as client:
-        until(lambda: parts.engine.status.state != "loading", 120)
+        until(lambda: parts.engine.status.state == "ready", 120)
         whole = client.post("/v1/chat/completions", json=QUESTION | {"max_tokens": 24}).json()
         assert 0 < whole["usage"]["completion_tokens"] <= 24 < whole["usage"]["prompt_tokens"]
         assert whole["choices"][0]["message"]["content"] == whole["fathom"]["answer"] != ""

@@ -78,9 +78,9 @@ def main() -> None:
             uvicorn.run(plain(documents, uploads), host="127.0.0.1", port=port, log_level="warning")
             return
 
-        from app.chat.engine import BackgroundEngine
+        from app.chat.engine import BackgroundEngine, only
+        from app.chat.parts import Parts
         from app.chat.server import serve_parts
-        from app.chat.talking import Parts
         from app.chat.wiring import Shelf
 
         shelf = stack.enter_context(contextlib.closing(Shelf(settings)))
@@ -95,7 +95,7 @@ def main() -> None:
         def none() -> tuple[object, str]:
             raise FathomError("no model here")
 
-        parts = Parts(shelf.names, shelf.titles, answer, BackgroundEngine(none), 8)
+        parts = Parts(shelf.names, shelf.titles, answer, only(BackgroundEngine(none)), 8)
         serve_parts(parts, "127.0.0.1", port, documents, uploads)
 
 

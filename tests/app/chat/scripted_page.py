@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from app.chat.engine import BackgroundEngine
+from app.chat.engine import BackgroundEngine, EngineChoice, Engines
+from app.chat.parts import Parts
 from app.chat.server import serve_parts
-from app.chat.talking import Parts
 from retrieval.answering import AnswerEvent, Finished, Searched, Token
 from retrieval.errors import FathomError
 from retrieval.passages import Answer, Citation, Hit, Passage, Scores, Source
@@ -49,7 +49,7 @@ def play(
     try:
         hits = tuple(hit(n, source) for n, source in enumerate(script["sources"][:k], start=1))
         time.sleep(script.get("search_seconds", 0.02))
-        yield Searched((question,), hits, {"search": 12.0})
+        yield Searched((question,), hits, {"search": 12.0}, len(hits))
         if "error" in script:
             raise FathomError(script["error"])
         if "crash" in script:
@@ -60,7 +60,9 @@ def play(
                 time.sleep(script.get("token_seconds", 0.002))
                 yield Token(text[start : start + 7])
         cited = tuple(citation(n, hits[n - 1], quote, state) for n, quote, state in script.get("citations", ()))
-        yield Finished(Answer(text, script.get("refused", False), cited, (question,), hits, "scripted", {}))
+        yield Finished(
+            Answer(text, script.get("refused", False), cited, (question,), hits, "scripted", script.get("timings", {}))
+        )
         ended = "finished"
     finally:
         with log.open("a", encoding="utf-8") as file:
@@ -81,12 +83,20 @@ def main() -> None:
             raise FathomError(scripts["load_error"])
         return object(), "scripted"
 
+    choices = [EngineChoice("default", "Scripted", BackgroundEngine(load))]
+    choices += [
+        EngineChoice(name, name.title(), None if missing else BackgroundEngine(load), missing)
+        for name, missing in scripts.get("engines", {}).items()
+    ]
     parts = Parts(
         collections=lambda: scripts["collections"],
         titles=lambda name: scripts["titles"],
         answer=answer,
-        engine=BackgroundEngine(load),
+        engines=Engines(choices),
         default_k=8,
+        size=lambda name: scripts.get("sizes", {}).get(name, len(scripts["titles"])),
+        keys=lambda name: scripts.get("keys", []),
+        chats=path.with_name("chats.sqlite"),
     )
     serve_parts(parts, "127.0.0.1", port)
 

@@ -4,40 +4,46 @@ import html
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.chat.render import (
-    MAX_ANSWER_CHARACTERS,
-    Reply,
-    TurnSources,
-    answer_markup,
-    marked,
-    numbers_of,
-    plain,
-    question_html,
-    quoted_spans,
-    render_safe,
-    reply_html,
-    sealed,
-    sources_html,
+from app.chat.conversations import Conversation
+from app.chat.messages import turn_html
+from app.chat.render import answer_markup, plain, render_safe, sealed
+from app.chat.sources import marked, numbers_of, quoted_spans, sources_html
+from app.chat.surroundings import (
+    chats_html,
+    chips_html,
+    help_html,
+    keys_html,
+    notice_html,
     status_html,
     teaching_html,
+    trouble_html,
 )
-from app.chat.words import CHINESE, ENGLISH, duration, words_for
+from app.chat.turns import MAX_ANSWER_CHARACTERS, Asked, Mark, Note, Turn
+from app.chat.words import CHINESE, ENGLISH
 from retrieval.passages import Citation, Hit, Passage, Scores, Source, Support
 
 PAYLOADS = {item["name"]: item["text"] for item in json.loads(Path(__file__).with_name("hostile.json").read_text())}
 
 HARMLESS_TAGS = set(
-    "a article bdi blockquote br button code details div em h1 h2 h3 h4 h5 h6 header hr li mark ol p pre s span "
-    "strong summary sup table tbody td th thead tr ul".split()
+    "a article bdi blockquote br button code details div em h1 h2 h3 h4 h5 h6 header hr kbd li mark nav ol p pre s "
+    "section span strong summary sup table tbody td th thead tr ul".split()
 )
-HARMLESS_ATTRIBUTES = {"class", "dir", "href", "id", "open", "role", "start", "title", "type"}
+HARMLESS_ATTRIBUTES = set("class dir href id open role start title type aria-label aria-current".split())
+# What the page's script acts on, with all that may stand in it.
+DATA = {
+    "data-do": r"[a-z-]+", "data-here": r"[a-z-]+", "data-turn": r"\d+", "data-n": r"\d+", "data-chat": r"[\w-]*",
+    "data-document": r"\d+", "data-start": r"\d+", "data-end": r"\d+", "data-quotes": r"[\d,-]*",
+    "data-collection": r"[^<>\"'&]*",
+}  # fmt: skip
 
 
 class Judge(HTMLParser):
@@ -54,13 +60,16 @@ class Judge(HTMLParser):
             self.problems.append(f"<{tag}>")
         for name, value in attrs:
             value = value or ""
-            if name not in HARMLESS_ATTRIBUTES:
+            if name in DATA:
+                if not re.fullmatch(DATA[name], value):
+                    self.problems.append(f"{tag} {name}={value!r}")
+            elif name not in HARMLESS_ATTRIBUTES:
                 self.problems.append(f"{tag} {name}={value!r}")
             if name == "href":
                 self.links.append(value)
-                if not re.fullmatch(r"#source-\d+-\d+", value):
+                if not re.fullmatch(r"#source-\d+-\d+|\?chat=[\w-]+", value):
                     self.problems.append(f"href {value!r}")
-            if name == "id" and not re.fullmatch(r"source-\d+-\d+", value):
+            if name == "id" and not re.fullmatch(r"source-\d+-\d+|turn-\d+|how-\d+", value):
                 self.problems.append(f"id {value!r}")
             if name == "type" and value != "button":
                 self.problems.append(f"type {value!r}")
@@ -85,7 +94,9 @@ class Judge(HTMLParser):
 
 KNOWN_CLASSES = set(
     "answer question note error cut waiting footer copy cite yes partly no sources turn empty source head number title "
-    "where passage excerpt full more score unit quoted status dot ready loading failed teach hint".split()
+    "where passage excerpt full more score unit quoted status dot idle ready loading failed teach hint exchange asked "
+    "tools tool edit again nearest how facts flag chats day chat current running open rename delete keep sure when "
+    "notice editing cancel chips chip remove keys key examples example trouble help close name here labels".split()
 )
 
 
@@ -110,22 +121,51 @@ def cite(hit: Hit, start: int, end: int, supported: Support = "yes", quote: str 
     return Citation(n, hit.source.uri, "", 3, base + start, base + end, text, supported, hit.passage.id)
 
 
+def make_turn(question: str = "q", number: int = 1, **more: Any) -> Turn:
+    return Turn(number, "chat", question, Asked("default"), 0.0, **more)
+
+
+def panel(hit: Hit, *citations: Citation) -> str:
+    return sources_html([make_turn(hits=(hit,), citations=citations, checked=True)], ENGLISH)
+
+
 def whole_source(text: str) -> str:
     hit = make_hit(text, text, text, (text, text))
     quote = cite(hit, 0, max(1, len(text) // 2))
-    return sources_html([TurnSources(1, text, (hit, hit), (quote,), checked=True)], ENGLISH)
+    return sources_html([make_turn(text, hits=(hit, hit), citations=(quote,), checked=True)], ENGLISH)
+
+
+def whole_turn(said: str, **more: Any) -> str:
+    """A turn that says `said` wherever one can say something."""
+    hit = make_hit(said, said, said, (said,))
+    asked = Asked(said, filters=(said,), engine=said)
+    turn = Turn(
+        1, "chat", said, asked, 0.0, "failed", said, hits=(hit,), queries=(said,), model=said, prompt_version=said,
+        notes=(Note("error", text=said), Note("note", said, {"said": said})), marks=(Mark(0, len(said), "name"),),
+        timings={said: 2.0, f"search.{said}": 3.0}, clock={"total": 1.0}, checked=True,
+    )  # fmt: skip
+    return turn_html(replace(turn, **more), ENGLISH, said)
+
+
+def listed(text: str) -> str:
+    chats = [Conversation("one", text, 0.0, 1e9, Asked()), Conversation(text, text, 0.0, 0.0, Asked())]
+    return chats_html(chats, "one", {"one"}, ENGLISH, now=1e9)
 
 
 SINKS: dict[str, Callable[[str], str]] = {
     "answer": lambda text: render_safe(text, {1: "yes", 2: None}, 1),
     "answer in Chinese": lambda text: render_safe(text, {1: "no"}, 1, CHINESE),
-    "question": question_html,
-    "notes": lambda text: reply_html(
-        Reply(1, text, {1: None}, text, (("error", text), ("note", text)), (text,), done=True), ENGLISH
-    ),
+    "turn": whole_turn,
+    "refused turn": lambda text: whole_turn(text, refused=True, text="", state="done"),
+    "turn under way": lambda text: whole_turn(text, state="running"),
     "source": whole_source,
+    "conversations": listed,
     "status": lambda text: status_html("failed", text),
-    "empty chat": lambda text: teaching_html([text], ENGLISH),
+    "notice": notice_html,
+    "trouble": trouble_html,
+    "filters": lambda text: chips_html([text, text], ENGLISH),
+    "keys of filters": lambda text: keys_html([text], ENGLISH),
+    "empty chat": lambda text: teaching_html([text], [text], ENGLISH),
 }
 
 
@@ -206,7 +246,7 @@ def test_a_citation_shows_what_the_check_found() -> None:
 
 def test_the_quoted_span_is_marked_after_escaping() -> None:
     hit = make_hit("if a < b & c: <b>stop</b> here", n=1)
-    shown = sources_html([TurnSources(1, "q", (hit,), (cite(hit, 3, 12),), checked=True)], ENGLISH)
+    shown = panel(hit, cite(hit, 3, 12))
     assert "if <mark>a &lt; b &amp; c</mark>: &lt;b&gt;stop&lt;/b&gt; here" in shown
 
 
@@ -233,7 +273,7 @@ def test_a_long_passage_is_folded_around_its_quote() -> None:
     text = "first words " + "filler " * 200 + "the needle is here " + "filler " * 50
     hit = make_hit(text)
     start = text.index("the needle")
-    shown = sources_html([TurnSources(1, "q", (hit,), (cite(hit, start, start + 18),), checked=True)], ENGLISH)
+    shown = panel(hit, cite(hit, start, start + 18))
     excerpt = shown.split('class="excerpt"')[1].split("</summary>")[0]
     assert "<mark>the needle is here</mark>" in excerpt and len(excerpt) < 700
     assert shown.count("<mark>the needle is here</mark>") == 2  # in the whole passage too
@@ -241,7 +281,7 @@ def test_a_long_passage_is_folded_around_its_quote() -> None:
 
 def test_older_questions_fold_and_the_newest_is_open() -> None:
     hit = make_hit()
-    shown = sources_html([TurnSources(1, "first", (hit,)), TurnSources(2, "second", (hit,))], ENGLISH)
+    shown = sources_html([make_turn("first", hits=(hit,)), make_turn("second", 2, hits=(hit,))], ENGLISH)
     assert shown.index("second") < shown.index("first")
     assert shown.count('class="turn" open') == 1 and 'id="source-1-1"' in shown and 'id="source-2-1"' in shown
 
@@ -258,35 +298,6 @@ def test_numbers_follow_the_order_of_hits() -> None:
     assert numbers_of([make_hit(), make_hit()]) == {1: None, 2: None}
 
 
-@pytest.mark.parametrize(
-    ("header", "language"),
-    [("zh-CN,zh;q=0.9,en;q=0.8", "zh"), ("en-US,en;q=0.9,zh;q=0.5", "en"), ("de,fr", "en"), ("", "en"), (";;,", "en")],
-)
-def test_the_browser_chooses_the_language(header: str, language: str) -> None:
-    assert words_for(header).language == language
-
-
-def test_both_languages_have_the_same_gaps_to_fill() -> None:
-    for name in ENGLISH.__slots__:
-        ours, theirs = getattr(ENGLISH, name), getattr(CHINESE, name)
-        if isinstance(ours, str):
-            assert set(re.findall(r"{\w+}", ours)) == set(re.findall(r"{\w+}", theirs)), name
-            assert name == "language" or ours != theirs, name
-        else:
-            assert len(ours) == len(theirs)
-
-
-def test_times_are_short() -> None:
-    assert [duration(s, ENGLISH) for s in (0.0, 0.0124, 0.9996, 1.06, 130.2)] == [
-        "1 ms",
-        "12 ms",
-        "1.0 s",
-        "1.1 s",
-        "130 s",
-    ]
-    assert duration(2, CHINESE) == "2.0 秒"
-
-
 def test_lines_wrapped_by_a_width_flow_and_others_stay() -> None:
     text = (
         "A sentence that some program wrapped at a width of\nseventy characters flows again.\n\n- a list\n- stays\n"
@@ -294,6 +305,96 @@ def test_lines_wrapped_by_a_width_flow_and_others_stay() -> None:
     )
     hit = make_hit(text)
     start = text.index("marked")
-    shown = sources_html([TurnSources(1, "q", (hit,), (cite(hit, start, start + 6),), checked=True)], ENGLISH)
+    shown = panel(hit, cite(hit, start, start + 6))
     assert "at a width of seventy characters" in shown
     assert "- a list&#10;- stays&#10;短的一行&#10;另一行 and the <mark>marked</mark> span" in shown
+
+
+def test_a_source_says_where_it_stands_and_what_is_quoted() -> None:
+    hit = make_hit("The limit is 79 characters.", n=4)
+    shown = panel(hit, cite(hit, 4, 9), cite(hit, 13, 15))
+    assert 'id="source-1-1" data-collection="default" data-document="4" data-start="50" data-end="77"' in shown
+    assert 'data-quotes="54-59,63-65"' in shown
+    judged(shown)
+
+
+def test_a_collection_with_a_name_of_its_own_is_named_as_it_is() -> None:
+    turn = replace(make_turn(hits=(make_hit(),)), asked=Asked("中文资料"))
+    assert 'data-collection="中文资料"' in sources_html([turn], CHINESE)
+
+
+def test_what_no_passage_has_is_underlined_where_it_stands() -> None:
+    text = "It takes **40 days**, says Bob [1], and `40` more."
+    marks = [(11, 13, "number"), (27, 30, "name"), (41, 43, "number")]
+    shown = answer_markup(text, {1: "yes"}, 1, ENGLISH, marks)
+    flag = f'<span class="flag" title="{ENGLISH.flag_number}">40</span>'
+    assert f"<strong>{flag} days</strong>" in shown and f"<code>{flag}</code>" in shown
+    assert f'title="{ENGLISH.flag_name}">Bob</span> <sup>' in shown
+    judged(sealed(shown))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.text(st.one_of(st.characters(), st.sampled_from("*`[]1\ue000\ue001;\n# -|")), max_size=40),
+    st.lists(
+        st.tuples(st.integers(-3, 50), st.integers(-3, 50), st.sampled_from(["number", "name", "<b>"])), max_size=4
+    ),
+)
+def test_marks_anywhere_add_nothing_but_underlines(text: str, marks: list[tuple[int, int, str]]) -> None:
+    shown = sealed(answer_markup(text, {1: None}, 1, ENGLISH, marks))
+    judged(shown)
+    assert "\ue000" not in shown and "\ue001" not in shown
+
+
+def test_how_an_answer_was_found_is_told_under_it() -> None:
+    hit = make_hit()
+    turn = make_turn(
+        "and its price?", state="done", text="A [1].", hits=(hit, hit), given=1, model="tiny", checked=True,
+        queries=("and its price?", "price of the pump"), confidence=1.25, threshold=1.0, prompt_version="7",
+        timings={"search": 14.0, "search.dense": 2.0, "first_token": 820.0, "prompt_tokens": 1320.0, "total": 900.0},
+        clock={"searched": 0.02, "first": 0.85, "total": 1.5},
+    )  # fmt: skip
+    said = " ".join("".join(judged(turn_html(turn, ENGLISH)).text).split())
+    for part in (
+        "and its price?price of the pump", "2 found, 1 of them read by the model", "1.25 (an answer needs 1.00)",
+        "Written bytiny", "Instructions7", "1,320 read", "searched in 20 ms · first word after 850 ms · done in 1.5 s",
+        "search 14 ms (search by meaning 2 ms)", "reading 820 ms",
+    ):  # fmt: skip
+        assert part in said, part
+
+
+def test_a_refusal_names_the_nearest_passages() -> None:
+    hits = tuple(make_hit(title=f"Title {n}", headings=("Part",), n=n) for n in range(1, 6))
+    turn = make_turn(state="done", refused=True, checked=True, hits=hits, notes=(Note("note", "refused"),))
+    shown = turn_html(turn, ENGLISH)
+    judge = judged(shown)
+    assert judge.links == ["#source-1-1", "#source-1-2", "#source-1-3"] and ENGLISH.refused in shown
+    assert "Title 3Part · page 3" in "".join("".join(judge.text).split("  ")).replace(" Part", "Part")
+
+
+def test_a_note_is_said_in_the_language_of_the_reader_whatever_was_kept() -> None:
+    turn = make_turn(
+        state="stopped", notes=(Note("cut", "too_long", {"n": 5}), Note("note", "stages"), Note("cut", ""))
+    )
+    assert CHINESE.too_long.format(n=5) in turn_html(turn, CHINESE)
+    turn = make_turn(state="cut", text="half", notes=(Note("cut", "too_long", {}),))
+    assert html.escape(ENGLISH.ended) in turn_html(turn, ENGLISH)
+
+
+def test_conversations_stand_under_their_days() -> None:
+    import time
+
+    now = time.mktime((2026, 3, 11, 15, 0, 0, 0, 0, -1))
+    ages = {"now": 0, "before midnight": 16 * 3600, "days ago": 4 * 86400, "long ago": 40 * 86400}
+    chats = [Conversation(f"c{n}", name, 0, now - age, Asked()) for n, (name, age) in enumerate(ages.items())]
+    said = "|".join(
+        text for text in judged(chats_html(chats, "c2", set(), ENGLISH, now)).text if text in ages or "y" in text
+    )
+    order = ["Today", "now", "Yesterday", "before midnight", "Last seven days", "days ago", "Earlier", "long ago"]
+    assert [part for part in said.split("|") if part in order] == [part for part in order if part in said.split("|")]
+    assert chats_html(chats, "c2", set(), ENGLISH, now).count('aria-current="page"') == 1
+
+
+def test_the_list_of_keys_is_harmless_too() -> None:
+    for words in (ENGLISH, CHINESE):
+        judged(help_html(words))

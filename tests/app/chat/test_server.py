@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from app.chat.engine import BackgroundEngine
+from app.chat.engine import BackgroundEngine, only
+from app.chat.parts import Parts
 from app.chat.server import build_app, listen
-from app.chat.talking import Chat, Parts
+from app.chat.talking import Chat
 from retrieval.errors import BusyError, UsageError
 
 ROOT = Path(__file__).parents[3]
@@ -26,7 +27,7 @@ def client() -> Iterator[TestClient]:
         return iter(())
 
     engine = BackgroundEngine(lambda: (object(), "scripted"))
-    parts = Parts(lambda: ["default"], lambda name: [], nothing, engine, 8)
+    parts = Parts(lambda: ["default"], lambda name: [], nothing, only(engine), 8)
     with TestClient(build_app(Chat(parts)), base_url="http://127.0.0.1:7860") as made:
         yield made
 

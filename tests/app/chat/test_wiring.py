@@ -11,6 +11,7 @@ from app.chat.wiring import EXAMPLES, Shelf, parts_of
 from app.settings import Settings, load_settings
 from retrieval.answering import Finished, Searched
 from retrieval.errors import FathomError, MissingError
+from retrieval.filters import parse_filter
 from retrieval.passages import Document
 
 
@@ -39,7 +40,14 @@ def test_a_question_is_answered_with_quotes_of_a_real_collection(workspace: Sett
     assert parts.collections() == ["rivers"] and parts.default_k >= 1
     events = list(
         parts.answer(
-            "Where does the Rhine rise?", collection="rivers", quote=True, k=3, history=[], stop=threading.Event()
+            "Where does the Rhine rise?",
+            collection="rivers",
+            quote=True,
+            k=3,
+            filters=[],
+            engine="",
+            history=[],
+            stop=threading.Event(),
         )
     )
     assert isinstance(events[0], Searched) and isinstance(events[-1], Finished)
@@ -73,3 +81,32 @@ def test_a_collection_that_is_gone_is_said_in_words(workspace: Settings) -> None
         Shelf(workspace).collection("nowhere")
     with pytest.raises(FathomError):
         Shelf(workspace).collection("../../etc")
+
+
+def test_a_question_is_asked_of_the_documents_that_pass_its_filters(workspace: Settings) -> None:
+    fill(workspace, "rivers", RIVERS)
+    shelf = Shelf(workspace)
+    ask = parts_of(workspace, shelf).answer
+    found = next(
+        iter(
+            ask(
+                "Where does the river rise?", collection="rivers", quote=True, k=3,
+                filters=[parse_filter("document~dan*")], engine="", history=[], stop=threading.Event(),
+            )
+        )
+    )  # fmt: skip
+    assert isinstance(found, Searched) and {hit.source.uri for hit in found.hits} == {"danube.txt"}
+    shelf.close()
+
+
+def test_the_keys_of_filters_are_those_that_the_documents_have(workspace: Settings) -> None:
+    hostile = {"year": 2020, "a=b": 1, "x" * 200: 1, "<b>": 1, "with space": 2}
+    fill(
+        workspace,
+        "many",
+        [Document(f"{n}.txt", f"Text {n}.", metadata=hostile if n else {"site": "north", "year": 1}) for n in range(3)],
+    )
+    shelf = Shelf(workspace)
+    assert shelf.keys("many") == ["document", "title", "format", "year", "site"] and shelf.size("many") == 3
+    assert parts_of(workspace, shelf).chats == workspace.workspace / "chats.sqlite"
+    shelf.close()
