@@ -63,6 +63,7 @@ def speaker() -> Iterator[Speaker]:
 def workspace(speaker: Speaker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     fake = HashingEmbedder()
     environment = {"FATHOM_ENGINE_URL": speaker.url, "FATHOM_ENGINE_MODEL": "base"}
+    environment["FATHOM_ANSWER_LEAST_CONFIDENCE"] = "0.02"  # hashed words are never as near as meanings are
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "embedder", lambda settings: lambda: fake)
         settings = load_settings(tmp_path_factory.mktemp("workspace"), environment=environment)
