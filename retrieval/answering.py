@@ -72,6 +72,8 @@ class AnswerSettings:
     least_confidence: float | None = None
     """Estimated probability that the documents hold an answer, below which the question is refused. None is the
     collection's own threshold, or the general one where it has none (retrieval/answerability.py)."""
+    least_support: float = 0.5
+    """Share of what the model claims that the passages must bear out; below it, quotations replace its text."""
     quotes: int = 3
     """Sentences of an answer in quote mode."""
 
@@ -214,7 +216,7 @@ def _written(
     text = _tidy(text, cut=raw.get("finish_reason") in ("length", "repetition"))
     checked = check_citations(text, packed.shown, finish.documents.get, question=finish.question)
     clock.lap("check")
-    if stopped or checked.supported:
+    if stopped or (checked.citations and checked.support >= finish.settings.least_support):
         marked = flags(checked.text, packed.shown, " ".join([*finish.queries, *(m.text for m in writer.earlier)]))
         clock.lap("flag")
         yield finish.answered(checked.text, model, citations=checked.citations, flags=marked)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from retrieval.flagging import unknown_names
 from retrieval.packing import DocumentOf
 from retrieval.passages import Citation, Hit, Support
 from retrieval.quoting import cite
@@ -35,9 +36,9 @@ class CheckedAnswer:
     verdicts: tuple[Support, ...]
 
     @property
-    def supported(self) -> bool:
-        """Whether at least one sentence is borne out, if only in part."""
-        return any(verdict != "no" for verdict in self.verdicts)
+    def support(self) -> float:
+        """How much of what it claims is borne out, 0 to 1; a sentence that is so in part counts half."""
+        return sum(_ORDER[verdict] for verdict in self.verdicts) / (2 * len(self.verdicts)) if self.verdicts else 0.0
 
 
 def check_citations(
@@ -59,6 +60,9 @@ def check_citations(
         named = [n for at, numbers in marks if start < at <= following - (following <= len(plain)) for n in numbers]
         sentence = plain[start:end]
         found = _support(sentence, [n for n in dict.fromkeys(named) if 1 <= n <= len(given)], given, asked)
+        if any(e.verdict == "yes" for _, e in found) and unknown_names(sentence, given, question):
+            # Somebody who stands in no passage has got into words that do.
+            found = [(n, replace(e, verdict="partly") if e.verdict == "yes" else e) for n, e in found]
         kept: list[int] = []
         for n, evidence in found:
             citation = cite(n, given[n - 1], evidence.start, evidence.end, evidence.verdict, document)

@@ -55,10 +55,10 @@ def flags(text: str, given: Sequence[Hit], question: str = "") -> tuple[Flag, ..
     return _disjoint(found)
 
 
-def unknown_names(text: str, given: Sequence[Hit]) -> tuple[str, ...]:
-    """Names in `text` that stand in no passage, of those that show by their spelling: with capitals (CamelCase, E17;
-    not the first word of a sentence) or in Chinese title marks."""
-    return tuple(flag.text for flag in _disjoint(_spelled_names(text, _known(given))) if _capital(flag.text))
+def unknown_names(text: str, given: Sequence[Hit], question: str = "") -> tuple[str, ...]:
+    """Names in `text` that stand in no passage nor in `question`, of those that show by their spelling: with capitals
+    (CamelCase, E17; not the first word of a sentence) or in Chinese title marks."""
+    return tuple(flag.text for flag in _disjoint(_spelled_names(text, _known(given, question))) if _capital(flag.text))
 
 
 def _known(given: Sequence[Hit], question: str = "") -> str:

@@ -21,8 +21,12 @@ from app.chat.turns import Asked, Turn
 from app.chat.views import Tab, View, busy_box, idle_box
 from app.chat.words import CHINESE, ENGLISH, Words, words_for
 from retrieval.errors import FathomError
+from retrieval.prompts import language_of
 
 _log = logging.getLogger(__name__)
+
+EXAMPLES = 4
+"""Questions offered on the empty page, in the reader's language as far as the documents go."""
 
 FRAME_SECONDS = 0.08
 """Shortest time between two updates of a streamed answer: rendering shares the cores with an embedded model."""
@@ -126,6 +130,7 @@ class Screen:
             titles = self.parts.titles(collection)
         except FathomError as error:
             return teaching_html((str(error),), (), words)
+        titles = sorted(titles, key=lambda title: language_of(title) != words.language)[:EXAMPLES]
         return teaching_html(words.teach, [text for title in titles if (text := _example(title))], words)
 
     def keys(self, collection: str, words: Words) -> str:

@@ -17,7 +17,7 @@ from app.settings import with_profile
 from retrieval.answering import PASSAGES, AnswerEvent
 from retrieval.errors import FathomError
 from retrieval.filters import Filter
-from retrieval.prompts import Message
+from retrieval.prompts import Message, language_of
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 EXAMPLES = 4
-"""Documents whose titles become examples on the empty page."""
+"""Documents of each language whose titles may become examples on the empty page."""
 KEYS = 12
 """Keys offered to filter by."""
 KEY_CHARACTERS = 40
@@ -67,11 +67,14 @@ class Shelf:
             return self._open[name]
 
     def titles(self, name: str) -> list[str]:
-        """A few documents' titles, spread over the collection."""
+        """A few documents' titles of each language, spread over the collection."""
         rows = self.collection(name).documents()
-        named = [row.source.title for row in rows if row.source.title.strip()]
-        step = max(1, len(named) // EXAMPLES)
-        return list(dict.fromkeys(named[::step]))[:EXAMPLES]
+        named = dict.fromkeys(row.source.title for row in rows if row.source.title.strip())
+        found: list[str] = []
+        for language in ("en", "zh"):
+            mine = [title for title in named if language_of(title) == language]
+            found += mine[:: max(1, len(mine) // EXAMPLES)][:EXAMPLES]
+        return found
 
     def size(self, name: str) -> int:
         """How many documents there are."""

@@ -186,6 +186,24 @@ def test_numbers_and_names_of_a_written_answer_that_stand_nowhere_are_flagged(sh
     assert ask(shelf, question).flags == ()  # quotes stand in the source
 
 
+def test_an_answer_of_which_less_than_half_is_borne_out_becomes_quotes(shelf: Collection) -> None:
+    question = "When do spring tides come?"
+    true, made_up = "Spring tides come at full moon.", "Pizza was invented in Naples by clever bakers."
+    assert ask(shelf, question, f"{true} {made_up}").model == "scripted"
+    assert ask(shelf, question, f"{true} {made_up} Bakers love it dearly.").model == "scripted+quote"
+    lenient = AnswerSettings(least_support=0.3)
+    assert ask(shelf, question, f"{true} {made_up} Bakers love it dearly.", settings=lenient).model == "scripted"
+
+
+def test_a_name_that_stands_nowhere_makes_a_sentence_doubtful(shelf: Collection) -> None:
+    question = "When do spring tides come?"
+    for text, verdict in (
+        ("Spring tides come at full moon.", "yes"),
+        ("Spring tides come at full moon, says QLLOAR.", "partly"),
+    ):
+        assert [c.supported for c in ask(shelf, question, text).citations] == [verdict]
+
+
 def test_what_quotes_replace_is_kept_as_the_draft(shelf: Collection) -> None:
     found = ask(shelf, "When do spring tides come?", "Pizza was invented in Naples by clever bakers.")
     assert found.draft == "Pizza was invented in Naples by clever bakers."
@@ -313,4 +331,4 @@ def test_markers_are_read_in_all_their_spellings() -> None:
     assert [numbers for _, numbers in marks] == [[1], [2, 3], [4], [5, 6, 7]]
     assert check_citations("", []).text == ""
     assert check_citations("[1][2]", []).text == ""
-    assert not check_citations("Nothing given.", []).supported
+    assert check_citations("Nothing given.", []).support == 0
