@@ -205,10 +205,23 @@ def test_the_exit_codes_are_those_of_the_code() -> None:
 def test_the_settings_that_are_shown_are_settings(tmp_path: Path) -> None:
     from app.settings import load_settings
 
-    (block,) = blocks("toml")
-    (tmp_path / "fathom.toml").write_text(block, encoding="utf-8")
+    models, others = blocks("toml")
+    (tmp_path / "fathom.toml").write_text(models, encoding="utf-8")
+    settings = load_settings(tmp_path, environment={})
+    assert (settings.profile, settings.engine.name, settings.engine.precision) == ("laptop", "local", "nf4")
+    (tmp_path / "fathom.toml").write_text(others, encoding="utf-8")
     settings = load_settings(tmp_path, environment={})
     assert (settings.embedding.precision, settings.search.k, settings.chat.port) == ("int8", 5, 8080)
+
+
+def test_the_profiles_that_are_shown_are_those_there_are() -> None:
+    from app.profiles import PROFILES
+
+    text = README.read_text(encoding="utf-8")
+    for name, profile in PROFILES.items():
+        (row,) = [line for line in text.splitlines() if line.startswith(f"| `{name}`")]
+        for model in profile.models:
+            assert model.repository.partition("/")[2].split("-Instruct")[0] in row
 
 
 if __name__ == "__main__":

@@ -63,6 +63,8 @@ class Screen:
             if live is not None and live.done:  # it ended while they were read
                 live, before = None, await asyncio.to_thread(self.kept.turns, chat)
             if live is None:
+                if not keep_box:  # the answer was there before anybody could look
+                    view.box = idle_box(words, value="")
                 yield await self._whole(chat, before, request, view)
                 return
             tab.following = live
