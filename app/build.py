@@ -73,27 +73,19 @@ def engine(settings: Settings) -> "LLM":
             **loading,
         )
     from app.engines.hub_file import resolved
-    from app.engines.isolated import load_isolated
-    from app.engines.speaker import Manners
 
     model = resolved(ours.model) if ours.model else None
     if ours.adapter:
         loading["adapter"] = ours.adapter.expanduser().absolute()
-    log = settings.logs / "engine.log"
+    loading["log"] = settings.logs / "engine.log"
     if ours.name == "local":
-        from app.engines.local import LocalModel
-        from eval.models.language_models import locate
+        from app.engines.local import load_local
 
-        local = LocalModel(model.as_posix() if model else None, cache=settings.cache / "evaluation", **loading)
-        if not local.download:
-            locate(local.model, local.adapter, download=False)
-        return load_isolated("local", local, manners=Manners(**manners), log=log)
-    from app.engines.embedded import EmbeddedModel
-    from app.engines.loading import require_loadable
+        name = model.as_posix() if model else None
+        return load_local(name, cache=settings.cache / "evaluation", **loading, **manners)
+    from app.engines.embedded import load_embedded
 
-    embedded = EmbeddedModel(model, cache=settings.cache, **loading)
-    require_loadable(embedded.model, embedded.adapter)
-    return load_isolated("embedded", embedded, manners=Manners(**manners), log=log)
+    return load_embedded(model, cache=settings.cache, **loading, **manners)
 
 
 def engine_named(settings: Settings, name: str | None) -> "LLM":

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.engines.loading import LoadedModel, load_model
+from app.engines.loading import LoadedModel, load_model, require_loadable
 from app.engines.openvino_writer import OpenVinoWriter
 from app.engines.speaker import Manners, Speaker
 from retrieval.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from app.engines.isolated import IsolatedLLM
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,28 @@ def open_embedded(chosen: EmbeddedModel, manners: Manners) -> EmbeddedSpeaker:
     return EmbeddedSpeaker(
         load_model(chosen.model, cache=chosen.cache, threads=chosen.threads, adapter=chosen.adapter), manners
     )
+
+
+def load_embedded(
+    model: Path | None = None,
+    *,
+    adapter: Path | None = None,
+    cache: Path | None = None,
+    threads: int = 0,
+    log: Path | None = None,
+    **manners: Any,
+) -> "IsolatedLLM":
+    """The embedded engine as a LlamaIndex `LLM`, in a process of its own that loads the model in the background.
+
+    See EmbeddedModel for the first four; `manners` are the fields of Manners (max_new_tokens, temperature, limits …);
+    `log` is where the process's own words go. The files are looked at here: raises MissingError, DamagedError,
+    UsageError; what else is wrong with the model the first call says.
+    """
+    from app.engines.isolated import load_isolated
+
+    require_loadable(model, adapter)
+    chosen = EmbeddedModel(model, adapter, cache, threads)
+    return load_isolated("embedded", chosen, manners=Manners(**manners), log=log)
 
 
 def _length(tokenizer: Any, text: str) -> int:

@@ -20,6 +20,7 @@ from retrieval.errors import UsageError
 if TYPE_CHECKING:
     import numpy as np
 
+    from app.engines.isolated import IsolatedLLM
     from eval.models.likelihood import TransformersModel
 
 UNKNOWN_CONTEXT = 4096
@@ -125,6 +126,32 @@ def open_local(chosen: LocalModel, manners: Manners) -> LocalSpeaker:
     cache = chosen.cache or EmbeddingSettings().cache_folder()
     model, tokenizer, precision = load_parts(place, cache=cache, device=chosen.device, precision=chosen.precision)
     return LocalSpeaker(model, tokenizer, name=place.name, precision=precision, manners=manners)
+
+
+def load_local(
+    model: str | None = None,
+    *,
+    adapter: Path | None = None,
+    cache: Path | None = None,
+    log: Path | None = None,
+    threads: int = 0,
+    device: str = "auto",
+    precision: str = "auto",
+    download: bool = False,
+    **manners: Any,
+) -> "IsolatedLLM":
+    """The local engine as a LlamaIndex `LLM`, in a process of its own that loads the model in the background.
+
+    See LocalModel; `manners` are the fields of Manners (max_new_tokens, temperature, limits …); `log` is where the
+    process's own words go. The files are looked at here, unless they may have to be fetched: raises MissingError,
+    UsageError, DamagedError; what else is wrong with the model the first call says.
+    """
+    from app.engines.isolated import load_isolated
+
+    if not download:
+        locate(model, adapter, download=False)
+    chosen = LocalModel(model, adapter, cache, threads, device, precision, download)
+    return load_isolated("local", chosen, manners=Manners(**manners), log=log)
 
 
 def _window(model: Any, tokenizer: Any) -> int:

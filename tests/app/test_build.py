@@ -31,7 +31,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, dict[str, Any]]]:
 
     monkeypatch.setattr("app.engines.server.load_server", note)
     monkeypatch.setattr("app.engines.isolated.load_isolated", note_isolated)
-    for place in ("app.engines.loading.require_loadable", "eval.models.language_models.locate"):
+    for place in ("app.engines.embedded.require_loadable", "app.engines.local.locate"):
         monkeypatch.setattr(place, lambda *_, **__: None)
     return calls
 
