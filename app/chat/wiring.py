@@ -118,8 +118,8 @@ def engines_of(settings: "Settings", shelf: Shelf) -> Engines:
 
 def _choice(settings: "Settings", shelf: Shelf, name: str, *, missing: str) -> EngineChoice:
     def load() -> tuple[Any, str]:
+        llm = build.engine(settings)  # loads in a process of its own, while the embedding model loads in this one
         shelf.warm()
-        llm = build.engine(settings)
         return llm, llm.metadata.model_name
 
     # A model of the settings' own that is not there fails when it is loaded, which says more than a look can.
