@@ -59,6 +59,10 @@ def check_citations(
         following = spans[index + 1][0] if index + 1 < len(spans) else len(plain) + 1
         named = [n for at, numbers in marks if start < at <= following - (following <= len(plain)) for n in numbers]
         sentence = plain[start:end]
+        if sentence.endswith((":", "：")):  # it announces something and claims nothing itself
+            parts.append(plain[position:end])
+            position = end
+            continue
         found = _support(sentence, [n for n in dict.fromkeys(named) if 1 <= n <= len(given)], given, asked)
         if any(e.verdict == "yes" for _, e in found) and unknown_names(sentence, given, question):
             # Somebody who stands in no passage has got into words that do.

@@ -106,7 +106,7 @@ def _how(turn: Turn, words: Words) -> str:
         (words.how_queries, "<br>".join(name_html(query, 300) for query in turn.queries)),
         (words.how_filters, "<br>".join(name_html(text, 120) for text in turn.asked.filters)),
         (words.how_passages, html.escape(_passages(turn, words)) if turn.queries else ""),
-        (words.how_score, html.escape(_nearness(turn, words))),
+        (words.how_score, html.escape(_confidence(turn, words))),
         (words.how_model, _model(turn, words)),
         (words.how_prompt, name_html(turn.prompt_version, 60)),
         (words.how_tokens, html.escape(_tokens(turn, words))),
@@ -127,12 +127,12 @@ def _passages(turn: Turn, words: Words) -> str:
     return words.how_found.format(found=len(turn.hits))
 
 
-def _nearness(turn: Turn, words: Words) -> str:
+def _confidence(turn: Turn, words: Words) -> str:
     if turn.confidence is None:
         return ""
     score = f"{turn.confidence:.2f}"
     return (
-        words.how_needed.format(score=score, threshold=f"{turn.threshold:.2f}") if turn.threshold is not None else score
+        words.how_needed.format(score=score, threshold=f"{turn.threshold:.3g}") if turn.threshold is not None else score
     )
 
 

@@ -15,9 +15,11 @@ from app.chat.engine import BackgroundEngine, EngineChoice, Engines
 from app.chat.parts import Parts
 from app.settings import with_profile
 from retrieval.answering import PASSAGES, AnswerEvent
+from retrieval.chinese_words import names_of_run
 from retrieval.errors import FathomError
 from retrieval.filters import Filter
 from retrieval.prompts import Message, language_of
+from retrieval.support import content_tokens
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -91,9 +93,12 @@ class Shelf:
         return [*FIELDS, *written][:KEYS]
 
     def warm(self) -> None:
-        """Load the embedding model ahead of the first question. What is wrong with it, that question will say."""
+        """Load the embedding model and the Chinese dictionaries ahead of the first question. What is wrong with them,
+        that question will say."""
         try:
             self._load()
+            content_tokens("预热 warm")
+            names_of_run("预热")
         except FathomError as error:
             _log.warning("the embedding model could not be loaded ahead of time: %s", error)
 

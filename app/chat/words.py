@@ -89,7 +89,7 @@ class Words:
     how_passages: str = "Passages"
     how_found: str = "{found} found"
     how_given: str = "{found} found, {given} of them read by the model"
-    how_score: str = "Nearness"
+    how_score: str = "Confidence"
     how_needed: str = "{score} (an answer needs {threshold})"
     how_model: str = "Written by"
     how_quoted: str = "nobody: quotes of the passages"
@@ -244,7 +244,7 @@ CHINESE = Words(
     how_passages="段落",
     how_found="找到 {found} 段",
     how_given="找到 {found} 段，模型阅读其中 {given} 段",
-    how_score="相近程度",
+    how_score="把握",
     how_needed="{score}（作答需达到 {threshold}）",
     how_model="撰写者",
     how_quoted="无：段落原文引语",

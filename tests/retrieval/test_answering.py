@@ -332,3 +332,12 @@ def test_markers_are_read_in_all_their_spellings() -> None:
     assert check_citations("", []).text == ""
     assert check_citations("[1][2]", []).text == ""
     assert check_citations("Nothing given.", []).support == 0
+
+
+def test_what_only_announces_something_is_no_answer(shelf: Collection) -> None:
+    found = ask(shelf, "When do spring tides come?", "Spring tides [1]:")
+    assert found.model == "scripted+quote"
+    listed = ask(shelf, "When do spring tides come?", "They come as follows:\n\n- Spring tides come at full moon.")
+    assert listed.model == "scripted" and listed.text.startswith(
+        "They come as follows:\n\n- Spring tides come at full moon ["
+    )
