@@ -356,7 +356,7 @@ def test_how_an_answer_was_found_is_told_under_it() -> None:
     )  # fmt: skip
     said = " ".join("".join(judged(turn_html(turn, ENGLISH)).text).split())
     for part in (
-        "and its price?price of the pump", "2 found, 1 of them read by the model", "1.25 (an answer needs 1.00)",
+        "and its price?price of the pump", "2 found, 1 of them read by the model", "1.25 (an answer needs 1)",
         "Written bytiny", "Instructions7", "1,320 read", "searched in 20 ms · first word after 850 ms · done in 1.5 s",
         "search 14 ms (search by meaning 2 ms)", "reading 820 ms",
     ):  # fmt: skip
