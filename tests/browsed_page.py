@@ -31,13 +31,13 @@ PAYLOADS: dict[str, str] = {
 }
 PATIENCE = 30_000  # milliseconds: the machine may be busy with other work
 
-STYLE_GUIDE = """Limit all lines to a maximum of 79 characters.
+STYLE_GUIDE = """No line of code is longer than 79 characters.
 
-For flowing long blocks of text with fewer structural restrictions (docstrings or comments), the line length should be \
-limited to 72 characters.
+Text that flows, such as a docstring or a comment, is set narrower: 72 characters, so that it can be read at a glance \
+beside the code it belongs to.
 
-A narrow window makes it possible to have several files open side by side, and works well when using code review tools \
-that present the two versions in adjacent columns. Some teams strongly prefer a longer line length."""
+Short lines leave room for several files next to each other, and for a reviewer who compares two versions column by \
+column. A team may agree on more, as long as all of it agrees."""
 ANSWER = """A line of code has **at most 79 characters** [1]. Flowing text is shorter:
 
 - docstrings and comments: 72 characters [1]
@@ -64,16 +64,16 @@ NICE: dict[str, Any] = {
             {"uri": "guides/style.md", "title": "Style guide for code", "page": 3, "text": STYLE_GUIDE,
              "headings": ["Lay-out", "Line length"]},
             {"uri": "guides/docstrings.md", "title": "Docstring conventions", "headings": ["What is a docstring?"],
-             "text": "A docstring is a string literal that occurs as the first statement in a module or function."},
+             "text": "A docstring is the string that a module or a function begins with."},
             {"uri": "指南/代码风格.md", "title": "代码风格指南", "headings": ["行长度"],
              "text": "每行最多 79 个字符。文档字符串或注释每行应限制在 72 个字符以内。"},
         ],
         "answer": ANSWER,
         "citations": [
-            [1, "Limit all lines to a maximum of 79 characters.", "yes"],
-            [1, "the line length should be limited to 72 characters", "yes"],
+            [1, "No line of code is longer than 79 characters.", "yes"],
+            [1, "is set narrower: 72 characters", "yes"],
             [3, "文档字符串或注释每行应限制在 72 个字符以内", "partly"],
-            [2, "A docstring is a string literal", "no"],
+            [2, "A docstring is the string", "no"],
         ],
     },
     "answers": {

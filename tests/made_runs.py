@@ -15,7 +15,7 @@ ENVIRONMENT = {
     "commit": "0123456789abcdef0123456789abcdef01234567",
 }
 PASSAGES = (
-    ("guides/style.md", "Style guide", "Limit all lines to a maximum of 79 characters. Docstrings are limited to 72."),
+    ("guides/style.md", "Style guide", "No line is longer than 79 characters. Docstrings end at 72."),
     ("guides/names.md", "Names", "Function names should be lowercase, with words separated by underscores."),
     ("指南/代码.md", "代码风格指南", "每行最多 79 个字符。文档字符串或注释每行应限制在 72 个字符以内。"),
 )
@@ -250,7 +250,7 @@ def every_kind() -> dict[str, dict[str, Any]]:
         "records": [
             {
                 "id": f"t{i}",
-                "text": "Limit all lines …",
+                "text": "No line is longer …",
                 "cluster": None,
                 "error": None,
                 "timings": {"score": 50.0},

@@ -78,9 +78,31 @@ class Tabs:
         session = uuid.uuid4().hex[:11]
         for event in events_of(self._page, None, "load"):
             # What the page shows first, the collections among it: a choice that was not offered is refused.
-            body = _request(event, inputs_of(self._page, event, {}), session)
-            self._client.post("/gradio_api/run/predict", json=body).raise_for_status()
+            said = inputs_of(self._page, event, {})
+            if event.get("queue") is False:
+                body = _request(event, said, session)
+                self._client.post("/gradio_api/run/predict", json=body).raise_for_status()
+            else:
+                for _ in self._queued(event, said, session):
+                    pass
         return session
+
+    def _queued(self, event: Mapping[str, Any], said: list[Any], session: str) -> Iterator[dict[str, Any]]:
+        """What the page's queue says of one event, to its end. Raises FathomError where it fails."""
+        joined = self._client.post("/gradio_api/queue/join", json=_request(event, said, session))
+        if joined.status_code != 200:
+            raise FathomError(f"the page answered {joined.status_code}: {joined.text[:300]}")
+        ours = joined.json()["event_id"]
+        with self._client.stream("GET", "/gradio_api/queue/data", params={"session_hash": session}) as response:
+            for told in _events(response):
+                if told.get("event_id") != ours:
+                    continue
+                yield told
+                if told["msg"] == "process_completed":
+                    if not told.get("success"):
+                        raise FathomError(f"the page's answer failed: {str(told.get('output'))[:300]}")
+                    return
+        raise FathomError("the page's stream ended before the answer did")
 
     def ask(self, question: str, stop: threading.Event) -> Asked:
         """One question in a tab that is open, or is opened before the clock starts."""
@@ -91,22 +113,11 @@ class Tabs:
         (submit,) = events_of(self._page, "question", "submit")
         said = inputs_of(self._page, submit, {"question": question, "collection": self._collection})
         began = time.perf_counter()
-        joined = self._client.post("/gradio_api/queue/join", json=_request(submit, said, session))
-        if joined.status_code != 200:
-            raise FathomError(f"the page answered {joined.status_code}: {joined.text[:300]}")
-        ours = joined.json()["event_id"]
         first = None
-        with self._client.stream("GET", "/gradio_api/queue/data", params={"session_hash": session}) as response:
-            for event in _events(response):
-                if event.get("event_id") != ours:
-                    continue
-                if first is None and self._mark in json.dumps(event.get("output"), ensure_ascii=False):
-                    first = time.perf_counter() - began
-                if event["msg"] == "process_completed":
-                    if not event.get("success"):
-                        raise FathomError(f"the page's answer failed: {str(event.get('output'))[:300]}")
-                    return _asked(first, time.perf_counter() - began, {})
-        raise FathomError("the page's stream ended before the answer did")
+        for told in self._queued(submit, said, session):
+            if first is None and self._mark in json.dumps(told.get("output"), ensure_ascii=False):
+                first = time.perf_counter() - began
+        return _asked(first, time.perf_counter() - began, {})
 
 
 def events_of(page: Mapping[str, Any], element: str | None, trigger: str) -> list[dict[str, Any]]:

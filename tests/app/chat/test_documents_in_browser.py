@@ -44,7 +44,7 @@ HOSTILE = "<img src=x onerror=window.pwned=1><script>window.pwned=1</script>{{7*
 GUIDE = "# Style guide\n\n" + "".join(
     f"## Part {n}\n\n" + ("A window that is narrow leaves room for another beside it. " * 5).strip() + "\n\n"
     for n in range(120)
-).replace("## Part 60\n\n", f"## Part 60\n\n😀 Limit all lines to 79 characters. {HOSTILE} ")
+).replace("## Part 60\n\n", f"## Part 60\n\n😀 No line is over 79 characters. {HOSTILE} ")
 FILLER = [f"Clause {n} says what clause {n + 1} leaves open to the parties." for n in range(20)]
 CONTRACT = pdf_of(
     lines_of("Agreement", *FILLER),
@@ -52,7 +52,7 @@ CONTRACT = pdf_of(
         *FILLER[:15], "The term is 42 months from the date of signature and", "ends without notice.", *FILLER[15:]
     ),
 )
-QUOTES = {"guide.md": "Limit all lines to 79 characters.", "contract.pdf": "42 months from the date of signature"}
+QUOTES = {"guide.md": "No line is over 79 characters.", "contract.pdf": "42 months from the date of signature"}
 
 
 @dataclass

@@ -22,7 +22,7 @@ def test_a_question_is_answered_with_its_sources(nice: Server, tab: Any) -> None
     assert seen.page.locator(".answer a.cite.no").count() == 1
     assert seen.page.locator(".source").count() == 3
     marks = [mark.inner_text() for mark in seen.page.locator(".source mark").all()]
-    assert "Limit all lines to a maximum of 79 characters." in marks
+    assert "No line of code is longer than 79 characters." in marks
     assert not any("docstring is a string" in mark for mark in marks), "an unsupported quote must not be marked"
     assert "return len(line) <= 79" in seen.text(".answer pre")
     assert "done in" in seen.text(".how summary") and not seen.page.locator(".facts").is_visible()
