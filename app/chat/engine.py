@@ -14,6 +14,9 @@ from retrieval.errors import FathomError
 
 _log = logging.getLogger(__name__)
 
+CLOSING_SECONDS = 20.0
+"""How long the end of the process waits for a model that is being loaded."""
+
 State = Literal["idle", "loading", "ready", "failed"]
 
 
@@ -34,6 +37,7 @@ class BackgroundEngine:
         self._status = EngineStatus("idle")
         self._changed = threading.Condition()
         self._users = 0
+        self._loading: threading.Thread | None = None
 
     @property
     def status(self) -> EngineStatus:
@@ -51,7 +55,13 @@ class BackgroundEngine:
             if self._status.state in ("loading", "ready"):
                 return
             self._status = EngineStatus("loading")
-        threading.Thread(target=self._work, args=[before], name="engine-loading", daemon=True).start()
+        self._loading = threading.Thread(target=self._work, args=[before], name="engine-loading", daemon=True)
+        self._loading.start()
+
+    def close(self) -> None:
+        """For the end of the process: a thread that is inside OpenVINO when the interpreter goes down aborts it."""
+        if self._loading is not None:
+            self._loading.join(CLOSING_SECONDS)
 
     def _work(self, before: Callable[[], None] | None) -> None:
         model = None
@@ -152,6 +162,12 @@ class Engines:
         choice = self.choice(name)
         if choice is not None and choice.engine is not None:
             choice.engine.start(self._make_room_for(choice))
+
+    def close(self) -> None:
+        """Wait for what is being loaded; for the end of the process."""
+        for choice in self.choices:
+            if choice.engine is not None:
+                choice.engine.close()
 
     def _make_room_for(self, choice: EngineChoice) -> Callable[[], None]:
         def make_room() -> None:

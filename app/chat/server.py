@@ -143,7 +143,7 @@ def serve_parts(
     api_key: str | None = None,
 ) -> None:
     """Serve the page until the process is told to end. Raises what `listen` raises."""
-    with listen(host, port) as server, contextlib.closing(Chat(parts)) as chat:
+    with listen(host, port) as server, contextlib.closing(parts.engines), contextlib.closing(Chat(parts)) as chat:
         app = build_app(chat, documents, uploads, api_key=api_key)
         config = uvicorn.Config(
             app,

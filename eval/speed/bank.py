@@ -8,18 +8,24 @@ approximate index does, and is stated for this distribution.
 
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from retrieval import library_docs
 
+if TYPE_CHECKING:
+    from retrieval.embedding.embedder import Embedder
+
 PASSAGE_CHARACTERS = 800
 """About 190 WordPieces of docstring, the mean of the passages Fathom's splitter makes."""
 HELD_OUT = 10
 """Every tenth module gives queries and no passages."""
+SPARE = 50
+"""One passage more in so many, for those that are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +80,18 @@ def _first_sentences(text: str) -> Iterator[str]:
                 yield sentence
 
 
-def load_bank(
-    folder: Path, embed: Callable[[Sequence[str]], np.ndarray], *, passages: int = 20_000, queries: int = 500
-) -> Bank:
-    """The bank kept in `folder`, made there first when missing (about ten minutes of CPU for 20,000 passages)."""
+def load_bank(folder: Path, load: "Callable[[], Embedder]", *, passages: int = 20_000, queries: int = 500) -> Bank:
+    """The bank kept in `folder`, made there first when missing (about ten minutes of CPU for 20,000 passages).
+
+    Passages that are longer than the model reads (tables of signs) are left out.
+    """
     words, matrix = folder / "bank.json", folder / "bank.npy"
     if not words.exists() or not matrix.exists():
-        texts, asked = docstring_texts(passages, queries)
-        vectors = embed(texts)
+        model = load()
+        found, asked = docstring_texts(passages + passages // SPARE, queries)
+        counts = model.count(found)
+        texts = [text for text, count in zip(found, counts, strict=True) if count <= model.max_tokens][:passages]
+        vectors = model.embed_passages(texts)
         folder.mkdir(parents=True, exist_ok=True)
         np.save(matrix, vectors.astype(np.float32))
         words.write_text(json.dumps({"texts": texts, "queries": asked}), encoding="utf-8")

@@ -24,7 +24,7 @@ STOCK_LIMIT = 100_000
 
 
 def the_bank(passages: int = 20_000) -> Bank:
-    return load_bank(BENCH / "bank", lambda texts: embedder("bf16").embed_passages(texts), passages=passages)
+    return load_bank(BENCH / "bank", lambda: embedder("bf16"), passages=passages)
 
 
 def built(size: int, progress: Progress | None = None) -> Path:

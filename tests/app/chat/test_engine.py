@@ -122,3 +122,20 @@ def test_the_default_is_the_first_that_can_be_used() -> None:
     assert made.choice("nonsense") == made.choice("b")
     assert Engines(made.choices, default="a").default == "a" and Engines(made.choices, default="z").default == "b"
     assert Engines([]).status.state == "failed" and only(usable).default == "default"
+
+
+def test_the_end_of_the_process_waits_for_what_is_being_loaded() -> None:
+    begun, loaded = threading.Event(), threading.Event()
+
+    def load() -> tuple[object, str]:
+        begun.set()
+        time.sleep(0.3)
+        loaded.set()
+        return object(), "slow"
+
+    engines = only(BackgroundEngine(load))
+    engines.close()  # nothing was begun: nothing to wait for
+    engines.start()
+    assert begun.wait(5)
+    engines.close()
+    assert loaded.is_set() and engines.status.state == "ready"
