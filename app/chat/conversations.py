@@ -100,7 +100,7 @@ class Conversations:
 
     # -- conversations ---------------------------------------------------------------------------------------------
 
-    def newest(self, limit: int = 500) -> list[Conversation]:
+    def newest(self, limit: int = 200) -> list[Conversation]:
         """The conversations, the one used last first."""
         sql = "SELECT id, title, created, updated, asked FROM conversations ORDER BY updated DESC, id LIMIT ?"
         return self._do(lambda db: [_conversation(row) for row in db.execute(sql, (limit,))], write=False)

@@ -3,10 +3,11 @@
 import html
 import time
 from collections.abc import Iterable, Sequence, Set
+from functools import lru_cache
 
 from app.chat.conversations import Conversation
 from app.chat.render import escaped, icon_button, name_html, plain, sealed
-from app.chat.words import Words
+from app.chat.words import Words, words_for
 
 DAY_SECONDS = 86_400
 
@@ -19,7 +20,7 @@ def chats_html(
     Its first element names the open conversation (`data-chat`, empty for a new one), which page.js puts into the
     address of the page.
     """
-    parts = [f'<div class="here" data-here="chat" data-chat="{html.escape(current)}"></div>']
+    parts = [sealed(f'<div class="here" data-here="chat" data-chat="{html.escape(current)}"></div>')]
     if not chats:
         parts.append(f'<div class="empty">{html.escape(words.no_conversations)}</div>')
     now = time.time() if now is None else now
@@ -31,9 +32,10 @@ def chats_html(
         if day != group:
             parts += [_listed(items), f'<div class="day">{html.escape(day)}</div>']
             group, items = day, []
-        items.append(_chat(chat, current, chat.id in running, words))
+        items.append(_chat(chat.id, chat.title, chat.id == current, chat.id in running, words.language))
     parts.append(_listed(items))
-    return sealed(f'<nav class="chats" aria-label="{html.escape(words.conversations)}">{"".join(parts)}</nav>')
+    # Each row is sealed for itself, and kept: sealing hundreds of them anew took most of the time of fifty askers.
+    return f'<nav class="chats" aria-label="{html.escape(words.conversations)}">{"".join(parts)}</nav>'
 
 
 def _listed(items: Sequence[str]) -> str:
@@ -48,21 +50,22 @@ def _day(when: float, midnight: float, words: Words) -> str:
     return words.week if when >= midnight - 7 * DAY_SECONDS else words.earlier
 
 
-def _chat(chat: Conversation, current: str, running: bool, words: Words) -> str:
-    title = name_html(chat.title, 120)
-    here = ' aria-current="page"' if chat.id == current else ""
+@lru_cache(maxsize=4096)
+def _chat(chat: str, title: str, current: bool, running: bool, language: str) -> str:
+    words = words_for(language)
+    here = ' aria-current="page"' if current else ""
     dot = f'<span class="dot" title="{html.escape(words.running)}"></span>' if running else ""
-    kind = f"chat{' current' if chat.id == current else ''}{' running' if running else ''}"
+    kind = f"chat{' current' if current else ''}{' running' if running else ''}"
     sure = (
         f'<span class="sure" role="group"><span>{html.escape(words.delete_sure)}</span>'
-        f'<button type="button" class="delete" data-do="delete" data-chat="{chat.id}">{html.escape(words.delete)}'
+        f'<button type="button" class="delete" data-do="delete" data-chat="{chat}">{html.escape(words.delete)}'
         f'</button><button type="button" class="keep" data-do="ui-keep">{html.escape(words.keep)}</button></span>'
     )
-    return (
-        f'<li class="{kind}" data-chat="{chat.id}"><a class="open" href="?chat={chat.id}" '
-        f'title="{html.escape(plain(chat.title, 200))}"{here}>{dot}<span class="name">{title}</span></a>'
-        f'<span class="tools">{icon_button("ui-rename", "rename", words.rename, chat=chat.id)}'
-        f"{icon_button('ui-delete', 'delete', words.delete, chat=chat.id)}</span>{sure}</li>"
+    return sealed(
+        f'<li class="{kind}" data-chat="{chat}"><a class="open" href="?chat={chat}" '
+        f'title="{html.escape(plain(title, 200))}"{here}>{dot}<span class="name">{name_html(title, 120)}</span></a>'
+        f'<span class="tools">{icon_button("ui-rename", "rename", words.rename, chat=chat)}'
+        f"{icon_button('ui-delete', 'delete', words.delete, chat=chat)}</span>{sure}</li>"
     )
 
 

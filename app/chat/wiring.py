@@ -45,6 +45,7 @@ class Shelf:
         self._settings = settings
         self._load = build.embedder(settings)
         self._open: dict[str, Collection] = {}
+        self._titles: dict[tuple[str, int], list[str]] = {}
         self._guard = threading.Lock()
 
     @property
@@ -70,7 +71,14 @@ class Shelf:
 
     def titles(self, name: str) -> list[str]:
         """A few documents' titles of each language, spread over the collection."""
-        rows = self.collection(name).documents()
+        collection = self.collection(name)
+        state = (name, collection.catalogue.sequence())
+        if state not in self._titles:  # listing thousands of documents for each tab that is opened takes its time
+            self._titles = {state: self._spread(collection)}
+        return self._titles[state]
+
+    def _spread(self, collection: "Collection") -> list[str]:
+        rows = collection.documents()
         named = dict.fromkeys(row.source.title for row in rows if row.source.title.strip())
         found: list[str] = []
         for language in ("en", "zh"):

@@ -78,6 +78,8 @@ def chatting(workspace: Path, script: Scripted, *, precision: str | None = PRECI
     engine, page = (f"http://127.0.0.1:{port}" for port in (engine_port, page_port))
     how = ["--first", str(script.first), "--tokens", str(script.tokens), "--gap", str(script.gap)]
     told = {"FATHOM_ENGINE_URL": f"{engine}/v1"}
+    # What the script says is to be shown, whatever the passages say.
+    told |= {"FATHOM_ANSWER_LEAST_CONFIDENCE": "0", "FATHOM_ANSWER_LEAST_SUPPORT": "0"}
     if precision is not None:
         told |= {"FATHOM_EMBEDDING_PRECISION": precision, "FATHOM_EMBEDDING_DEVICE": "cpu"}
     chat = ["app", "chat", "--port", str(page_port), "--workspace", str(workspace), "--json"]
