@@ -21,7 +21,7 @@ from retrieval.packing import Packed, pack
 from retrieval.passages import Answer, Document, Hit, Mode
 from retrieval.prompts import PROMPT_VERSION, REFUSALS, Language, Message, answer_messages, language_of
 from retrieval.quoting import quoted_answer
-from retrieval.rewriting import with_previous
+from retrieval.rewriting import leans, with_previous
 from retrieval.sentences import sentence_spans
 
 if TYPE_CHECKING:
@@ -160,12 +160,17 @@ def answer_stream(
     documents = _Documents(collection)
     writer = _Writer(llm, settings, language) if mode == "generate" and llm is not None else None
     earlier = _messages(history, settings)
-    queries, found, timings = _search(question, earlier, collection, search_mode, k, filters, owners)
-    clock.add(timings)
+    queries, results = _search(question, earlier, collection, search_mode, k, filters, owners)
+    clock.add(_timings(results))
     clock.lap("search")
+    found = _joined(results, k)
     packed = writer.packed(question, earlier, found, documents) if writer else pack(found, documents.get)
     clock.lap("pack")
-    sure = max(confidence(query, packed.hits, collection.meaning_scale) for query in queries)
+    # What belongs to the question before says nothing of this one, unless this one leans on it.
+    asked = list(zip(queries, results, strict=True))[: None if leans(question) else 1]
+    sure = max(
+        confidence(query, pack(result.hits, documents.get).hits, collection.meaning_scale) for query, result in asked
+    )
     least = threshold(collection, settings)
     clock.lap("confidence")
     yield Searched(queries, packed.hits, dict(clock.times), packed.given, sure, least)
@@ -235,19 +240,28 @@ def _search(
     k: int,
     filters: Sequence[Filter],
     owners: frozenset[str] | None,
-) -> tuple[tuple[str, ...], list[Hit], dict[str, float]]:
+) -> tuple[tuple[str, ...], list["SearchResult"]]:
     """Search for the question and, in a conversation, for it together with the one before ("and its price?")."""
-    queries = list(dict.fromkeys([question.strip(), with_previous(question, history)]))
-    results = [collection.search(query, mode=mode, k=k, filters=filters, owners=owners) for query in queries]
+    queries = tuple(dict.fromkeys([question.strip(), with_previous(question, history)]))
+    return queries, [collection.search(query, mode=mode, k=k, filters=filters, owners=owners) for query in queries]
+
+
+def _timings(results: Sequence["SearchResult"]) -> dict[str, float]:
+    """Milliseconds of each stage, of all searches together."""
     timings: dict[str, float] = {}
     for result in results:
         for name, value in result.timings.items():
             timings[f"search.{name}"] = timings.get(f"search.{name}", 0.0) + value
+    return timings
+
+
+def _joined(results: Sequence["SearchResult"], k: int) -> list[Hit]:
+    """The k best of several searches."""
     if len(results) == 1:
-        return tuple(queries), list(results[0].hits), timings
-    hits = {hit.passage.id: hit for result in results for hit in result.hits}
+        return list(results[0].hits)
+    hits = {hit.passage.id: hit for result in reversed(results) for hit in result.hits}
     fused = reciprocal_rank([[hit.passage.id for hit in result.hits] for result in results])
-    return tuple(queries), [hits[key] for key, _ in ranked(fused, k)], timings
+    return [hits[key] for key, _ in ranked(fused, k)]
 
 
 class _Writer:
@@ -324,8 +338,8 @@ class _Finish:
 
     def quoted(self, model: str, *, draft: str = "") -> Iterator[AnswerEvent]:
         """The sources' own sentences; a refusal where none fits."""
-        # A follow-up says too little to choose sentences by ("and the second one?").
-        asked = self.queries[-1]
+        # A question that leans on another one says too little to choose sentences by ("and the second one?").
+        asked = self.queries[-1] if leans(self.question) else self.question
         text, citations = quoted_answer(
             asked,
             self.hits,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from retrieval.packing import DocumentOf
 from retrieval.passages import Citation, Hit, Support
 from retrieval.sentences import MAX_SENTENCE, sentence_spans
-from retrieval.support import MARKER, content_tokens, coverage, inverse_frequencies
+from retrieval.support import HEADING, MARKER, content_tokens, coverage, inverse_frequencies
 
 if TYPE_CHECKING:
     from retrieval.embedding.embedder import Embedder
@@ -98,6 +98,9 @@ def _candidates(question: str, hits: Sequence[Hit]) -> list[_Candidate]:
             own = coverage(question, text, weights)
             # The heading names the subject for the sentences below it; it is worth half of saying it.
             covered = own + 0.5 * (coverage(question, f"{text} {titles}", weights) - own)
+            if HEADING.match(text):  # it says what the next sentence is about, and nothing itself
+                before = covered
+                continue
             asks = text.rstrip().endswith(("?", "？"))
             bare = asks or len(content_tokens(text)) < 4
             # What follows a question or a heading answers it: it inherits, and they themselves say nothing.

@@ -21,8 +21,8 @@ REWRITE_VERSION = "rewrite-1"
 
 HISTORY_MESSAGES, HISTORY_CHARACTERS = 6, 400
 """Earlier messages shown, and characters of each."""
-LEANING_WORDS = 3
-"""Telling words up to which a question is taken to lean on the one before it."""
+LEANING_WORDS = 4
+"""Telling words up to which a question is taken to lean on the one before it ("And what would it cost?")."""
 MAX_NEW_TOKENS = 96
 MAX_CHARACTERS = 400
 """Longest rewrite. CANARD's longest human one has 250 characters; what is longer is an answer or a model in a loop."""
@@ -63,6 +63,11 @@ def as_asked(question: str, history: Sequence[Message]) -> str:
     return question.strip()
 
 
+def leans(question: str) -> bool:
+    """Whether a question says too little to stand alone in a conversation."""
+    return len(content_tokens(question)) <= LEANING_WORDS
+
+
 def with_previous(question: str, history: Sequence[Message]) -> str:
     """The last question of the user and this one: names carry over ("What is a tide?" "Who found out?"). A last
     question that says little itself ("And for the neap?") brings the one before it along."""
@@ -70,7 +75,7 @@ def with_previous(question: str, history: Sequence[Message]) -> str:
     carried: list[str] = []
     for text in reversed(asked):
         carried.insert(0, text)
-        if len(content_tokens(text)) > LEANING_WORDS:
+        if not leans(text):
             break
     return " ".join([*carried, question.strip()])
 

@@ -30,7 +30,7 @@ _NEGATION = re.compile(
     r"\b(?:not|no|never|cannot|neither|nor|without|none)\b|n't\b|不|没有|未|无法|并非", re.IGNORECASE
 )
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
-_HEADING = re.compile(r"#{1,6}\s")
+HEADING = re.compile(r"#{1,6}\s")
 _CJK = re.compile(r"[\u3400-\u9fff\U00020000-\U0003ffff]")
 MARKER = re.compile(r"[ \t]{0,3}[\[【［]\s?(\d{1,3}(?:\s?[,，、;\-–]\s?\d{1,3})*)\s?[\]】］]")
 """A citation as models write it: [1], [1, 2], 【1】."""
@@ -75,7 +75,7 @@ def best_evidence(claim: str, passage: str, *, context: str = "", around: str | 
     wanted = content_tokens(claim)
     claimed = numbers(claim)
     # A heading names what stands below it; it says nothing itself.
-    spans = [span for span in sentence_spans(passage) if not _HEADING.match(passage[span[0] : span[1]])]
+    spans = [span for span in sentence_spans(passage) if not HEADING.match(passage[span[0] : span[1]])]
     known = content_tokens(context) if context else frozenset()
     best = Evidence(0, 0, 0.0, "no")
     for start, end in spans:

@@ -278,6 +278,17 @@ def test_the_context_has_whole_passages_within_its_budget_and_no_copies(collecti
     assert len({hit.passage.text for hit in events[0].hits}) == len(events[0].hits)
 
 
+def test_a_question_of_its_own_is_not_answered_by_what_was_asked_before(shelf: Collection) -> None:
+    history = [
+        {"role": "user", "content": "When do spring tides come?"},
+        {"role": "assistant", "content": "At full moon."},
+    ]
+    alone = ask(shelf, "Who won the football championship in Peru last year?", history=history)
+    assert alone.refused and alone.model == "none"
+    leaning = ask(shelf, "And why?", history=history)
+    assert not leaning.refused and "tides.txt" in {citation.document for citation in leaning.citations}
+
+
 def test_history_is_shown_and_searched_with(shelf: Collection) -> None:
     llm = ScriptedLLM(reply="Knead the dough well.")
     history = [{"role": "user", "content": "How is bread made?"}, {"role": "assistant", "content": "With yeast [1]."}]

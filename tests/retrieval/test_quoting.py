@@ -176,3 +176,9 @@ def test_a_heading_bears_nothing_out() -> None:
         best_evidence("NF4 is the 4-bit data type.", "## NF4: the 4-bit data type\n\nIt has 16 levels.").verdict == "no"
     )
     assert best_evidence("NF4 is the 4-bit data type.", "Here NF4 is the 4-bit data type.").verdict == "yes"
+
+
+def test_a_heading_is_never_quoted_but_what_follows_it_is() -> None:
+    hits = hits_of("## NF4 data type\n\nIt has sixteen levels at the quantiles of a normal distribution.")
+    quotes = best_quotes("What data type is NF4?", hits)
+    assert [quote.text for quote in quotes] == ["It has sixteen levels at the quantiles of a normal distribution."]
