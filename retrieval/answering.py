@@ -21,7 +21,7 @@ from retrieval.packing import Packed, pack
 from retrieval.passages import Answer, Document, Hit, Mode
 from retrieval.prompts import PROMPT_VERSION, REFUSALS, Language, Message, answer_messages, language_of
 from retrieval.quoting import quoted_answer
-from retrieval.rewriting import leans, with_previous
+from retrieval.rewriting import leans, refers, with_previous
 from retrieval.sentences import sentence_spans
 
 if TYPE_CHECKING:
@@ -338,8 +338,8 @@ class _Finish:
 
     def quoted(self, model: str, *, draft: str = "") -> Iterator[AnswerEvent]:
         """The sources' own sentences; a refusal where none fits."""
-        # A question that leans on another one says too little to choose sentences by ("and the second one?").
-        asked = self.queries[-1] if leans(self.question) else self.question
+        # A question that points at another one says too little to choose sentences by ("and the second one?").
+        asked = self.queries[-1] if refers(self.question) else self.question
         text, citations = quoted_answer(
             asked,
             self.hits,

@@ -21,7 +21,12 @@ REWRITE_VERSION = "rewrite-1"
 
 HISTORY_MESSAGES, HISTORY_CHARACTERS = 6, 400
 """Earlier messages shown, and characters of each."""
-LEANING_WORDS = 4
+_POINTING = re.compile(
+    r"^\s*(?:and|but|so|or)\b|\b(?:its?|they|them|their|that|this|these|those|he|him|his|she|her|ones?|both|same|mine)\b"
+    r"|[它他她那这其]|^\s*再",
+    re.IGNORECASE,
+)
+LEANING_WORDS = 3
 """Telling words up to which a question is taken to lean on the one before it ("And what would it cost?")."""
 MAX_NEW_TOKENS = 96
 MAX_CHARACTERS = 400
@@ -66,6 +71,11 @@ def as_asked(question: str, history: Sequence[Message]) -> str:
 def leans(question: str) -> bool:
     """Whether a question says too little to stand alone in a conversation."""
     return len(content_tokens(question)) <= LEANING_WORDS
+
+
+def refers(question: str) -> bool:
+    """Whether a question points at what was said before: it leans on it, or has a word that stands for something."""
+    return leans(question) or bool(_POINTING.search(question))
 
 
 def with_previous(question: str, history: Sequence[Message]) -> str:

@@ -15,6 +15,7 @@ from retrieval.rewriting import (
     LanguageModelRewriter,
     Rewritten,
     cleaned_rewrite,
+    refers,
     rewrite_messages,
     rewriter_named,
     with_previous,
@@ -136,3 +137,10 @@ def test_a_follow_up_carries_the_question_before_it_and_that_one_what_it_leans_o
     )
     assert with_previous("And 2?", asked("And for 5?", "And for 3?")) == "And for 5? And for 3? And 2?"
     assert with_previous("What is a tide?", []) == "What is a tide?"
+
+
+def test_what_points_at_something_said_before_is_known_in_both_languages() -> None:
+    for text in ("And for 5 points?", "How could I find out whether mine does that?", "它为什么训练得更慢？", "Why?"):
+        assert refers(text), text
+    for text in ("When should I use LoRA instead of full fine-tuning?", "绿茶的水温应该是多少度才合适？"):
+        assert not refers(text), text
