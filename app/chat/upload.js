@@ -120,8 +120,11 @@
         offer = offer || { collections: [], default: "default", file_mb: 100, files: 2000 };
       }
       const now = document.querySelector("#collection input")?.value;
+      // A dialog that is open keeps what the person chose in it: files may be added after that.
+      const kept = parts.dialog.open ? parts.picker.value : null;
       parts.picker.replaceChildren(...offer.collections.map((name) => new Option(name, name)), new Option(say.new_collection, ""));
-      parts.picker.value = offer.collections.includes(now) ? now : offer.collections[0] || "";
+      const usual = offer.collections.includes(now) ? now : offer.collections[0] || "";
+      parts.picker.value = kept === "" || offer.collections.includes(kept) ? kept : usual;
       parts.naming.hidden = parts.picker.value !== "";
       if (!parts.name.value && !offer.collections.includes(offer.default)) parts.name.value = offer.default;
       parts.formats.textContent = fill(say.formats, { mb: offer.file_mb });

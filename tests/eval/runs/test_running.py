@@ -239,6 +239,10 @@ def test_ctrl_c_does_not_wait_for_items_in_the_making(tmp_path: Path, concurrenc
         assert child.stdout is not None
         for _ in range(concurrency):
             assert child.stdout.readline() == b"slow\n"
+        # The quick ones are written down by the main thread, which may come to it after the slow ones have begun.
+        deadline = time.monotonic() + 60
+        while len(read_records(tmp_path)) < 3 and time.monotonic() < deadline:
+            time.sleep(0.05)
         child.send_signal(signal.SIGINT)
         assert child.wait(timeout=60) == 130, "an item takes 300 s"
     finally:
