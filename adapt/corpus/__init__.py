@@ -1,0 +1,1 @@
+"""Domain text: sources → clean documents → packed blocks → one fixed order of training."""

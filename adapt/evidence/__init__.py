@@ -1,0 +1,1 @@
+"""What a stage did to a model, measured, judged by gates and shown in one report."""

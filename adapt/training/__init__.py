@@ -1,0 +1,1 @@
+"""The training loop: blocks in a fixed order → checkpoints → a trained model."""
