@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from adapt.corpus.cutting import pieces
-from adapt.corpus.rows import numbered_rows
 from adapt.corpus.opening import is_rows, open_text
+from adapt.corpus.rows import numbered_rows
 from adapt.corpus.units import Hashes, Hashing, plain, runs, spans, units
 from retrieval.errors import ReadingError, UsageError
 
@@ -26,8 +26,8 @@ CHARACTER = 0.625
 QUESTIONS = frozenset("question query text prompt instruction input claim sentence goal ctx stem turns".split())
 """Keys under which a text shorter than n counts too; elsewhere it does if it ends as a question does."""
 NOT_LOOKED_FOR = frozenset(
-    "id _id qid uid pid context_id doc_id document documents doc docs source sources url group category split kind type "
-    "span spans evidence gold context contexts passage passages quote quotes table metadata".split()
+    "id _id qid uid pid context_id doc_id document documents doc docs source sources url group category split kind "
+    "type span spans evidence gold context contexts passage passages quote quotes table metadata".split()
 )
 """Keys of a question's bookkeeping and of the texts it is asked about: to have read those is not to know the answer."""
 _SHOWN = 160

@@ -30,7 +30,7 @@ _SPACES = re.compile(r"\s+")
 
 
 def content_key(text: str) -> bytes:
-    """16 bytes that are equal for texts which differ in nothing but spaces, line breaks and Unicode's composed forms."""
+    """16 bytes, equal for texts that differ in nothing but spaces, line breaks and Unicode's composed forms."""
     plain = _SPACES.sub(" ", unicodedata.normalize("NFC", text)).strip()
     return hashlib.blake2b(plain.encode(), digest_size=16).digest()
 

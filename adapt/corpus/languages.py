@@ -1,7 +1,7 @@
 """A text → the language it is written in (ISO 639-1), "code", or None where it is too short to tell. Works offline.
 
-By py3langid (Barbaresi 2022, after Lui & Baldwin 2012), whose model comes with the package and is no pickle. Source code
-has no language of its own: "code" is told apart by its lines.
+By py3langid (Barbaresi 2022, after Lui & Baldwin 2012), whose model comes with the package and is no pickle. Source
+code has no language of its own: "code" is told apart by its lines.
 """
 
 import re
@@ -60,7 +60,8 @@ def language(text: str) -> str | None:
 def is_code(text: str) -> bool:
     """Whether half of the lines look like those of a program, or a quarter while signs are as frequent as in one.
 
-    On one or two lines (packed scripts) the signs alone tell. Comments count against it, since they are prose: a header that is mostly comment is prose.
+    On one or two lines (packed scripts) the signs alone tell. Comments count against it: a header that is mostly
+    comment is prose.
     """
     lines = [line for line in text.splitlines() if line.strip()]
     size = len("".join(text.split()))

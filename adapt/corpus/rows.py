@@ -143,7 +143,10 @@ def _parquet(path: Path, columns: set[str] | None) -> Iterator[tuple[int, dict[s
                 facts = file.metadata.row_group(group)
                 for column in range(facts.num_columns):
                     chunk = facts.column(column)
-                    if chunk.path_in_schema.partition(".")[0] in names and chunk.total_uncompressed_size > _HIGHEST_CELL:
+                    if (
+                        chunk.path_in_schema.partition(".")[0] in names
+                        and chunk.total_uncompressed_size > _HIGHEST_CELL
+                    ):
                         raise ReadingError(
                             shown(str(path)),
                             "too-large",

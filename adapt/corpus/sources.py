@@ -253,9 +253,7 @@ def _described(path: Path, uri: str | None = None) -> SourceFile:
         raise ReadingError(shown(str(path)), "vanished", f"cannot be read: {error.strerror}.") from error
     if not stat.S_ISREG(found.st_mode):
         raise ReadingError(shown(str(path)), "not-a-file", "is not a regular file.")
-    return SourceFile(
-        real, uri or shown(path.name), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
-    )
+    return SourceFile(real, uri or shown(path.name), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
 
 
 def _state(file: SourceFile) -> tuple[str, int, int, int, int]:
