@@ -23,8 +23,8 @@ KIND = "blocks"
 TOKENS, ROWS, PIECES, ORIGINS = "tokens.bin", "rows.npy", "pieces.npy", "origins.npy"
 LARGEST_BLOCK = 1 << 20
 WINDOW = 1 << 16
-"""Pieces that are fitted into rows together. Drawn at random from all of the text, so a row's neighbours stay random,
-and enough of them that hardly a row stays open (see docs/results.md for fill rates)."""
+"""Pieces that are fitted into rows together: drawn at random from all of the text, so that neighbours stay random, and
+so many that hardly a row stays open. 736 PEPs fill rows of 512 tokens to 99.97 %, of 4,096 to 99.5 %."""
 BATCH_CHARACTERS = 1 << 20
 """Characters tokenised at once: the tokenizer holds about 100 bytes a token while it works."""
 _ENDS = ("<|endoftext|>", "<|end_of_text|>", "<｜end▁of▁sentence｜>")
