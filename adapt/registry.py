@@ -176,12 +176,10 @@ def verify(entry: Entry) -> list[str]:
 def remove(models: Path, name: str) -> Entry:
     """Take a model out of the registry, its files with it. Raises MissingError, OSError.
 
-    A damaged one can be removed too. It has gone from the list in one step, whatever then happens.
+    A damaged one can be removed too. It is gone from the list in one step, whatever happens then.
     """
-    try:
-        entry = find(models, name)
-    except DamagedError:
-        entry = _entry(models / unicodedata.normalize("NFC", name))
+    wanted = unicodedata.normalize("NFC", name)
+    entry = next((entry for entry in registered(models) if entry.name == wanted), None) or find(models, name)
     aside = Path(tempfile.mkdtemp(dir=models, prefix=".removing-"))
     os.rename(entry.folder, aside / "model")
     sync_to_disk(models)
