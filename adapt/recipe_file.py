@@ -224,7 +224,7 @@ class _RecipeFile:
         """`values` as `model`; None, with the problems noted, where they are not."""
         try:
             # Strict JSON: a text is a text and a number a number, yet paths and tuples can be written.
-            return typing.cast(Settings, TypeAdapter(model).validate_json(json.dumps(values), strict=True))
+            return TypeAdapter(model).validate_json(json.dumps(values), strict=True)
         except ValidationError as error:
             for problem in _problems(model, values, error.errors(include_url=False)):
                 self._wrong(problem.below(key))

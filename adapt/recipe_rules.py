@@ -22,69 +22,6 @@ _HUB = re.compile(r"hub:[\w.\-]+(/[\w.\-]+)?(@[\w.\-/]+)?")
 ROUNDING = 1e-6
 """0.1 + 0.2 + 0.7 is not quite 1 to a computer."""
 
-TRAINER_SET: Mapping[str, str] = {
-    "activation_checkpointing": "activation_checkpointing",
-    "assistant_only_loss": "",
-    "auto_find_batch_size": "micro_tokens",
-    "bf16": "precision",
-    "completion_only_loss": "",
-    "data_seed": "the recipe's seed",
-    "dataset_kwargs": "",
-    "dataset_text_field": "the source's field",
-    "do_eval": "measure",
-    "do_predict": "",
-    "do_train": "",
-    "eval_on_start": "measure",
-    "eval_packing": "",
-    "eval_steps": "measure",
-    "eval_strategy": "measure",
-    "fp16": "precision",
-    "gradient_accumulation_steps": "batch_tokens and micro_tokens",
-    "gradient_checkpointing": "activation_checkpointing",
-    "ignore_data_skip": "",
-    "learning_rate": "lr",
-    "load_best_model_at_end": "gates",
-    "local_rank": "",
-    "lr_scheduler_kwargs": "lr: {floor, decay}",
-    "lr_scheduler_type": "lr: {curve}",
-    "max_grad_norm": "clip",
-    "max_length": "block",
-    "max_steps": "tokens",
-    "model_init_kwargs": "base and precision",
-    "num_train_epochs": "epochs",
-    "optim": "optimizer",
-    "output_dir": "--workspace",
-    "packing": "",
-    "packing_strategy": "",
-    "padding_free": "",
-    "per_device_eval_batch_size": "measure",
-    "per_device_train_batch_size": "micro_tokens",
-    "remove_unused_columns": "",
-    "resume_from_checkpoint": "--fresh or --resume",
-    "save_only_model": "",
-    "save_steps": "checkpoint_steps",
-    "save_strategy": "checkpoint_steps and checkpoint_minutes",
-    "seed": "the recipe's seed",
-    "shuffle_dataset": "",
-    "train_sampling_strategy": "",
-    "truncation_mode": "",
-    "use_cpu": "",
-    "warmup_steps": "lr: {warm_up}",
-    "weight_decay": "weight_decay",
-}
-"""Fields of SFTConfig that Fathom sets itself → what to write instead, where there is something."""
-TRAINER_NEVER: Mapping[str, str] = {
-    "chat_template_path": "raw text has no template",
-    "deepspeed": "it hides the gradients that keep the model from forgetting; use fsdp",
-    "hub_model_id": "nothing is sent to the hub",
-    "hub_token": "nothing is sent to the hub",
-    "push_to_hub": "nothing is sent to the hub",
-    "report_to": "nothing is sent to other services; the report is in the run's folder",
-    "trust_remote_code": "a model's own code is never run",
-    "use_liger_kernel": "TRL no longer takes it",
-}
-"""Fields of SFTConfig that are refused → why."""
-
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -390,29 +327,14 @@ def _sizes(settings: Training) -> Iterator[Problem]:
 def _trainer(settings: Training) -> Iterator[Problem]:
     if not settings.trainer:
         return
-    known = trainer_fields()
-    for name in settings.trainer:
-        key = ("trainer", name)
-        if name in TRAINER_NEVER:
-            yield Problem(key, f"'{name}' is not passed on: {TRAINER_NEVER[name]}", "remove it")
-        elif name in TRAINER_SET:
-            instead = TRAINER_SET[name]
-            remedy = f"write {instead} instead" if instead else "remove it"
-            yield Problem(key, f"'{name}' is set by Fathom", remedy)
+    from adapt.training.arguments import OURS, PASSED_ON, fields
+
+    known = fields()
+    for name, value in settings.trainer.items():
+        key: Key = ("trainer", name)
+        if name in OURS:
+            yield Problem(key, f"'{name}' cannot be passed on", OURS[name])
         elif name not in known:
-            yield Problem(
-                ("trainer",), f"unknown key '{name[:80]}' of TRL's SFTConfig", hint(name, known)[:200], at=key
-            )
-
-
-def trainer_fields() -> list[str]:
-    """Names of TRL's SFTConfig that a recipe may give."""
-    import dataclasses
-    import logging
-
-    # peft imports bitsandbytes, which warns of a kernel that nothing here uses.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    from trl import SFTConfig
-
-    names = (field.name for field in dataclasses.fields(SFTConfig))
-    return sorted(name for name in names if name not in TRAINER_SET and name not in TRAINER_NEVER)
+            yield Problem(("trainer",), f"unknown key '{name[:80]}'", hint(name, known), at=key)
+        elif name in PASSED_ON and (not isinstance(value, dict) or set(value) - {PASSED_ON[name]}):
+            yield Problem(key, f"'{name}' may hold {PASSED_ON[name]} and nothing else")
