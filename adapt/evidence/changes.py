@@ -4,7 +4,7 @@ It measures nothing, and it knows no limit that a change should keep.
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from adapt.evidence.measuring import Measurement
 from eval.figures.resampling import as_pair
@@ -92,3 +92,24 @@ def _sides(base: Measurement, after: Measurement) -> list[_Side]:
             )
         sides.append((names, before, now))
     return sides
+
+
+def figures_with_changes(base: Measurement, after: Measurement, *, seed: int = 0) -> dict[str, dict[str, Any]]:
+    """Each figure of `after` beside the base's, as JSON: what a model's manifest and a report hold of it.
+
+    `value, low, high` are after, `base, base_low, base_high` before; `change, change_low, change_high` their paired
+    difference, in shares of the base's figure where `relative`; `p` of no change; `worse` where chance is no excuse.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    changes = compare(base, after, seed=seed)
+    for name, figure in after.figures.items():
+        before, change = base.figures.get(name), changes.get(name)
+        one: dict[str, Any] = {"value": figure.value, "low": figure.low, "high": figure.high, "n": figure.n}
+        if before is not None:
+            one |= {"base": before.value, "base_low": before.low, "base_high": before.high}
+        if change is not None:
+            told = change.change
+            one |= {"change": told.value, "change_low": told.low, "change_high": told.high}
+            one |= {"relative": change.relative, "p": change.p, "worse": change.worse}
+        found[name] = one
+    return found
