@@ -91,7 +91,7 @@ class ModelFacts:
 
 
 def facts_of(folder: Path) -> ModelFacts:
-    """Read shapes from the safetensors' headers and config.json. Raises DamagedError, UsageError for quantised weights."""
+    """Read shapes from the safetensors' headers and config.json. Raises DamagedError, or UsageError (quantised)."""
     from safetensors import SafetensorError, safe_open
 
     shapes: dict[str, tuple[int, ...]] = {}

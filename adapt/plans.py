@@ -8,14 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapt.amounts import Amount
+from adapt.corpus.shares import Shares
 from adapt.costs import ModelFacts, Need, total
 from adapt.machine import Machine
 from adapt.recipe import Dapt, Recipe, Tapt, Training
-from adapt.recipe_rules import shares_at
 from retrieval.errors import UsageError
-
-MOMENTS = 1000
-"""Moments of a stage at which shares are averaged."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +89,7 @@ class Plan:
 
 def mean_shares(settings: Dapt | Tapt) -> dict[str, float]:
     """The share of each source in all tokens of a stage."""
-    moments = [shares_at(settings.mix, (moment + 0.5) / MOMENTS) for moment in range(MOMENTS)]
-    return {name: sum(shares[name] for shares in moments) / MOMENTS for name in settings.mix}
+    return Shares(settings.mix).until(1.0)
 
 
 def method_in_words(settings: Training) -> str:
@@ -110,7 +106,8 @@ def method_in_words(settings: Training) -> str:
 
 def mixture_in_words(settings: Dapt | Tapt) -> str:
     """ "domain 25% → 80%, general 75% → 20%"."""
-    begin, end = shares_at(settings.mix, 0.0), shares_at(settings.mix, 1.0)
+    shares = Shares(settings.mix)
+    begin, end = shares.at(0.0), shares.at(1.0)
     return ", ".join(_span(name, begin[name], end[name]) for name in settings.mix)
 
 

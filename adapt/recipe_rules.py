@@ -3,12 +3,11 @@
 What depends on the machine or on the texts (memory, tokens at hand, a GPU) is for adapt/planning.py.
 """
 
-import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
 
+from adapt.corpus.shares import share_at
 from adapt.recipe import Dapt, Method, Mixture, Recipe, Source, Tapt, Training, Vocabulary
 from eval.runs.plain_yaml import hint
 from retrieval.errors import UsageError
@@ -50,24 +49,6 @@ def problems_of(recipe: Recipe) -> Iterator[Problem]:
             found = _training(settings, recipe)
         yield from (problem.below(key) for problem in found)
     yield from _gates(recipe)
-
-
-def share_at(mixture: Mixture, time: float) -> float:
-    """The share that a source should have at `time`, from 0 (begin) to 1 (end of the stage)."""
-    left = 1.0 - mixture.hold
-    way = min(1.0, time / left) if left > 0 else 1.0
-    if mixture.curve == "cosine":
-        way = (1 - math.cos(math.pi * way)) / 2
-    elif mixture.curve == "step":
-        way = min(int(way * mixture.steps), mixture.steps - 1) / max(1, mixture.steps - 1)
-    return mixture.start + (mixture.end - mixture.start) * way
-
-
-def shares_at(mix: "Mapping[str, Mixture | Literal['rest']]", time: float) -> dict[str, float]:
-    """The share of every source at `time`; "rest" is what the others leave."""
-    shares = {name: share_at(mixture, time) for name, mixture in mix.items() if isinstance(mixture, Mixture)}
-    rest = 1.0 - sum(shares.values())
-    return {name: shares.get(name, rest) for name in mix}
 
 
 # --- texts, measuring, gates -----------------------------------------------------------------------------------------
@@ -193,6 +174,7 @@ def _training(settings: Dapt | Tapt, recipe: Recipe) -> Iterator[Problem]:
     yield from _mix(settings, names)
     yield from _method(settings)
     yield from _keep(settings)
+    yield from _reading(settings)
     yield from _sizes(settings)
     yield from _trainer(settings)
 
@@ -301,6 +283,17 @@ def _keep(settings: Dapt | Tapt) -> Iterator[Problem]:
                 yield Problem(("keep", "l2sp", name), "l2sp reads no text", "remove it; ewc has it")
 
 
+def _reading(settings: Dapt | Tapt) -> Iterator[Problem]:
+    if settings.reading is None:
+        return
+    mixed = list(settings.mix)
+    if not settings.reading.tasks:
+        yield Problem(("reading", "tasks"), "no task is named", "name one, or leave out reading")
+    if not set(settings.reading.on) & set(mixed):
+        said = f"none of {', '.join(settings.reading.on)} has a share in the mixture"
+        yield Problem(("reading", "on"), said, f"name some of {', '.join(mixed)}")
+
+
 def _sizes(settings: Training) -> Iterator[Problem]:
     for name in ("batch_tokens", "micro_tokens", "tokens"):
         tokens = getattr(settings, name)
@@ -320,8 +313,6 @@ def _sizes(settings: Training) -> Iterator[Problem]:
         yield Problem(
             ("lr", "decay"), f"the curve {rate.curve} has no decay of its own", "use the curve wsd, or remove it"
         )
-    if settings.reading is not None and not settings.reading.tasks:
-        yield Problem(("reading", "tasks"), "no task is named", "name one, or leave out reading")
 
 
 def _trainer(settings: Training) -> Iterator[Problem]:
