@@ -10,7 +10,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,16 +55,16 @@ def load_recipe(
 
 
 def stage_names(recipe: Recipe) -> list[str]:
-    """A name for each stage, in order: its kind; of a kind that comes again dapt-2, dapt-3 …"""
-    return list(numbered(stage.kind for stage in recipe.stages))
+    """A name for each stage, in order: its kind; where there are several of a kind dapt-1, dapt-2 …"""
+    return numbered([stage.kind for stage in recipe.stages])
 
 
-def numbered(words: Iterable[str]) -> Iterator[str]:
-    """The words, the repeated ones with a number."""
-    seen: dict[str, int] = {}
-    for word in words:
-        seen[word] = seen.get(word, 0) + 1
-        yield word if seen[word] == 1 else f"{word}-{seen[word]}"
+def numbered(words: Sequence[str]) -> list[str]:
+    """The words, those that come several times with a number."""
+    return [
+        word if words.count(word) == 1 else f"{word}-{words[: place + 1].count(word)}"
+        for place, word in enumerate(words)
+    ]
 
 
 def spelled(key: Key) -> str:
@@ -159,7 +159,7 @@ class _RecipeFile:
         stages = self.top.content.get("stages")
         entries = stages.content if stages is not None and isinstance(stages.content, list) else []
         entries = [entry for entry in entries if isinstance(entry.content, dict) and len(entry.content) == 1]
-        names = dict(zip(numbered(next(iter(entry.content)) for entry in entries), entries, strict=True))
+        names = dict(zip(numbered([next(iter(entry.content)) for entry in entries]), entries, strict=True))
         if len(parts) < 3 or parts[1] not in names:
             there = f"there are {', '.join(names)}" if names else "there is none"
             raise UsageError(f"'{given[:120]}' names no stage's key; write --set stages.STAGE.KEY=VALUE ({there})")
@@ -224,7 +224,7 @@ class _RecipeFile:
         """`values` as `model`; None, with the problems noted, where they are not."""
         try:
             # Strict JSON: a text is a text and a number a number, yet paths and tuples can be written.
-            return typing.cast(Settings, TypeAdapter(model).validate_json(json.dumps(values), strict=True))
+            return TypeAdapter(model).validate_json(json.dumps(values), strict=True)
         except ValidationError as error:
             for problem in _problems(model, values, error.errors(include_url=False)):
                 self._wrong(problem.below(key))

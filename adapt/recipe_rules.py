@@ -3,12 +3,11 @@
 What depends on the machine or on the texts (memory, tokens at hand, a GPU) is for adapt/planning.py.
 """
 
-import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
 
+from adapt.corpus.shares import share_at
 from adapt.recipe import Dapt, Method, Mixture, Recipe, Source, Tapt, Training, Vocabulary
 from eval.runs.plain_yaml import hint
 from retrieval.errors import UsageError
@@ -21,69 +20,6 @@ _LANGUAGE = re.compile(r"[a-z]{2}")
 _HUB = re.compile(r"hub:[\w.\-]+(/[\w.\-]+)?(@[\w.\-/]+)?")
 ROUNDING = 1e-6
 """0.1 + 0.2 + 0.7 is not quite 1 to a computer."""
-
-TRAINER_SET: Mapping[str, str] = {
-    "activation_checkpointing": "activation_checkpointing",
-    "assistant_only_loss": "",
-    "auto_find_batch_size": "micro_tokens",
-    "bf16": "precision",
-    "completion_only_loss": "",
-    "data_seed": "the recipe's seed",
-    "dataset_kwargs": "",
-    "dataset_text_field": "the source's field",
-    "do_eval": "measure",
-    "do_predict": "",
-    "do_train": "",
-    "eval_on_start": "measure",
-    "eval_packing": "",
-    "eval_steps": "measure",
-    "eval_strategy": "measure",
-    "fp16": "precision",
-    "gradient_accumulation_steps": "batch_tokens and micro_tokens",
-    "gradient_checkpointing": "activation_checkpointing",
-    "ignore_data_skip": "",
-    "learning_rate": "lr",
-    "load_best_model_at_end": "gates",
-    "local_rank": "",
-    "lr_scheduler_kwargs": "lr: {floor, decay}",
-    "lr_scheduler_type": "lr: {curve}",
-    "max_grad_norm": "clip",
-    "max_length": "block",
-    "max_steps": "tokens",
-    "model_init_kwargs": "base and precision",
-    "num_train_epochs": "epochs",
-    "optim": "optimizer",
-    "output_dir": "--workspace",
-    "packing": "",
-    "packing_strategy": "",
-    "padding_free": "",
-    "per_device_eval_batch_size": "measure",
-    "per_device_train_batch_size": "micro_tokens",
-    "remove_unused_columns": "",
-    "resume_from_checkpoint": "--fresh or --resume",
-    "save_only_model": "",
-    "save_steps": "checkpoint_steps",
-    "save_strategy": "checkpoint_steps and checkpoint_minutes",
-    "seed": "the recipe's seed",
-    "shuffle_dataset": "",
-    "train_sampling_strategy": "",
-    "truncation_mode": "",
-    "use_cpu": "",
-    "warmup_steps": "lr: {warm_up}",
-    "weight_decay": "weight_decay",
-}
-"""Fields of SFTConfig that Fathom sets itself → what to write instead, where there is something."""
-TRAINER_NEVER: Mapping[str, str] = {
-    "chat_template_path": "raw text has no template",
-    "deepspeed": "it hides the gradients that keep the model from forgetting; use fsdp",
-    "hub_model_id": "nothing is sent to the hub",
-    "hub_token": "nothing is sent to the hub",
-    "push_to_hub": "nothing is sent to the hub",
-    "report_to": "nothing is sent to other services; the report is in the run's folder",
-    "trust_remote_code": "a model's own code is never run",
-    "use_liger_kernel": "TRL no longer takes it",
-}
-"""Fields of SFTConfig that are refused → why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,24 +49,6 @@ def problems_of(recipe: Recipe) -> Iterator[Problem]:
             found = _training(settings, recipe)
         yield from (problem.below(key) for problem in found)
     yield from _gates(recipe)
-
-
-def share_at(mixture: Mixture, time: float) -> float:
-    """The share that a source should have at `time`, from 0 (begin) to 1 (end of the stage)."""
-    left = 1.0 - mixture.hold
-    way = min(1.0, time / left) if left > 0 else 1.0
-    if mixture.curve == "cosine":
-        way = (1 - math.cos(math.pi * way)) / 2
-    elif mixture.curve == "step":
-        way = min(int(way * mixture.steps), mixture.steps - 1) / max(1, mixture.steps - 1)
-    return mixture.start + (mixture.end - mixture.start) * way
-
-
-def shares_at(mix: "Mapping[str, Mixture | Literal['rest']]", time: float) -> dict[str, float]:
-    """The share of every source at `time`; "rest" is what the others leave."""
-    shares = {name: share_at(mixture, time) for name, mixture in mix.items() if isinstance(mixture, Mixture)}
-    rest = 1.0 - sum(shares.values())
-    return {name: shares.get(name, rest) for name in mix}
 
 
 # --- texts, measuring, gates -----------------------------------------------------------------------------------------
@@ -256,6 +174,7 @@ def _training(settings: Dapt | Tapt, recipe: Recipe) -> Iterator[Problem]:
     yield from _mix(settings, names)
     yield from _method(settings)
     yield from _keep(settings)
+    yield from _reading(settings)
     yield from _sizes(settings)
     yield from _trainer(settings)
 
@@ -364,6 +283,17 @@ def _keep(settings: Dapt | Tapt) -> Iterator[Problem]:
                 yield Problem(("keep", "l2sp", name), "l2sp reads no text", "remove it; ewc has it")
 
 
+def _reading(settings: Dapt | Tapt) -> Iterator[Problem]:
+    if settings.reading is None:
+        return
+    mixed = list(settings.mix)
+    if not settings.reading.tasks:
+        yield Problem(("reading", "tasks"), "no task is named", "name one, or leave out reading")
+    if not set(settings.reading.on) & set(mixed):
+        said = f"none of {', '.join(settings.reading.on)} has a share in the mixture"
+        yield Problem(("reading", "on"), said, f"name some of {', '.join(mixed)}")
+
+
 def _sizes(settings: Training) -> Iterator[Problem]:
     for name in ("batch_tokens", "micro_tokens", "tokens"):
         tokens = getattr(settings, name)
@@ -383,36 +313,19 @@ def _sizes(settings: Training) -> Iterator[Problem]:
         yield Problem(
             ("lr", "decay"), f"the curve {rate.curve} has no decay of its own", "use the curve wsd, or remove it"
         )
-    if settings.reading is not None and not settings.reading.tasks:
-        yield Problem(("reading", "tasks"), "no task is named", "name one, or leave out reading")
 
 
 def _trainer(settings: Training) -> Iterator[Problem]:
     if not settings.trainer:
         return
-    known = trainer_fields()
-    for name in settings.trainer:
-        key = ("trainer", name)
-        if name in TRAINER_NEVER:
-            yield Problem(key, f"'{name}' is not passed on: {TRAINER_NEVER[name]}", "remove it")
-        elif name in TRAINER_SET:
-            instead = TRAINER_SET[name]
-            remedy = f"write {instead} instead" if instead else "remove it"
-            yield Problem(key, f"'{name}' is set by Fathom", remedy)
+    from adapt.training.arguments import OURS, PASSED_ON, fields
+
+    known = fields()
+    for name, value in settings.trainer.items():
+        key: Key = ("trainer", name)
+        if name in OURS:
+            yield Problem(key, f"'{name}' cannot be passed on", OURS[name])
         elif name not in known:
-            yield Problem(
-                ("trainer",), f"unknown key '{name[:80]}' of TRL's SFTConfig", hint(name, known)[:200], at=key
-            )
-
-
-def trainer_fields() -> list[str]:
-    """Names of TRL's SFTConfig that a recipe may give."""
-    import dataclasses
-    import logging
-
-    # peft imports bitsandbytes, which warns of a kernel that nothing here uses.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    from trl import SFTConfig
-
-    names = (field.name for field in dataclasses.fields(SFTConfig))
-    return sorted(name for name in names if name not in TRAINER_SET and name not in TRAINER_NEVER)
+            yield Problem(("trainer",), f"unknown key '{name[:80]}'", hint(name, known), at=key)
+        elif name in PASSED_ON and (not isinstance(value, dict) or set(value) - {PASSED_ON[name]}):
+            yield Problem(key, f"'{name}' may hold {PASSED_ON[name]} and nothing else")

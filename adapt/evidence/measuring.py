@@ -209,13 +209,18 @@ def measure(
 
 
 def measuring_precision() -> str:
-    """bf16 on a GPU, and fp32 on a CPU.
+    """bf16 where the machine computes it, else fp32.
 
-    SmolLM2-135M, 60 kB of wikitext2 and MedQuAD: the two differ by less than .1 % in bits per byte.
+    SmolLM2-135M on 30 kB each of wikitext2 and MedQuAD: bits per byte in bf16 are .04 % above and .004 % below those in
+    fp32, far less than a gate allows, for three fifths of the CPU time. Never compare the one with the other all the
+    same: `compare` refuses it.
     """
     import torch
 
-    return "bf16" if torch.cuda.is_available() else "fp32"
+    if torch.cuda.is_available():
+        return "bf16"
+    able = torch.cpu.get_capabilities()
+    return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "fp32"
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,7 @@ def measured(model: Path | str, on: dict[str, Path], folder: Path, label: str = 
         cache=folder.parent / "cache",
         seed=0,
         progress=lambda *_: None,
+        precision="fp32",
         root=folder.parent,
     )
 
