@@ -135,8 +135,7 @@ def describe(report: Mapping[str, Any]) -> list[str]:
     read, kept, train, held_out = (report[key] for key in ("read", "kept", "train", "held_out"))
     cut = f", cut into {read['texts']:,} texts." if read["texts"] != read["documents"] else "."
     lines = [
-        f"{report['name']}: {_documents(read['documents'])} of {_size(read['bytes'])} read from {report['place']}"
-        + cut,
+        f"{report['name']}: {_documents(read['documents'])}, {_size(read['bytes'])}, read from {report['place']}{cut}",
         *_left_out(report),
         *_dropped(report),
         f"Kept {kept['texts']:,} with {_size(kept['bytes'])}: {train['documents']:,} to train on "
