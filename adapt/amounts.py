@@ -3,6 +3,7 @@
 What filters will drop, and what is held back, only preparing the corpus can tell. It knows no stage.
 """
 
+import hashlib
 import json
 import random
 from collections.abc import Callable
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from adapt.corpus.opening import is_rows
+from adapt.corpus.preparing import Corpus
 from adapt.corpus.sources import OpenSource
 from adapt.recipe import Source
+from retrieval.embedding.stored import read_sealed, write_sealed
 from retrieval.errors import DamagedError, MissingError, ReadingError
 from retrieval.reading.folder import SourceFile, load, walk
 from retrieval.reading.reader import Reader
@@ -45,6 +48,27 @@ class Amount:
         """For people: "about 3,912,000"."""
         word = "" if self.exact else "at least " if self.least else "about "
         return f"{word}{self.tokens if self.exact else rounded(self.tokens):,}"
+
+
+def amount_of_prepared(corpus: Corpus, tokenize: Tokenize, *, tokenizer: str, cache: Path) -> Amount:
+    """The exact amount of a corpus. Its tokens are counted once for a tokenizer (its hash) and remembered in `cache`.
+
+    Raises DamagedError.
+    """
+    key = hashlib.sha256(f"{corpus.sha256}\0{tokenizer}".encode()).hexdigest()
+    remembered = cache / "hashes" / f"tokens-{key}"
+    known = read_sealed(remembered)
+    if known is None:
+        tokens, batch = 0, []
+        for text in corpus.texts():
+            batch.append(text.whole)
+            if len(batch) == 64:
+                tokens += tokenize(batch)
+                batch = []
+        tokens += tokenize(batch) + corpus.count("train")
+        known = str(tokens).encode()
+        write_sealed(remembered, known)
+    return Amount(corpus.count("train"), corpus.bytes("train"), int(known), exact=True)
 
 
 def rounded(number: float) -> int:

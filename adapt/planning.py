@@ -7,10 +7,11 @@ product of matrices or, where asked for, from a few real steps.
 import importlib.util
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 
-from adapt.amounts import Amount, Tokenize, amount_of, rounded, tokenizer_of
+from adapt.amounts import Amount, Tokenize, amount_of, amount_of_prepared, rounded, tokenizer_of
 from adapt.costs import (
     ModelFacts,
     Need,
@@ -23,21 +24,23 @@ from adapt.costs import (
     training_work,
     warming_memory,
 )
+from adapt.evidence.measuring import SAMPLE_TOKENS
 from adapt.machine import Machine, matmul_rate, this_machine
 from adapt.plans import Plan, StagePlan, mean_shares, method_in_words, mixture_in_words
 from adapt.recipe import Dapt, Recipe, Source, Tapt, Training, Vocabulary
 from adapt.recipe_file import stage_names
 from adapt.recipe_rules import SELECTED, measured_labels
 from eval.runs.parts import Progress
-from retrieval.errors import FathomError
+from retrieval.embedding.stored import file_hash
+from retrieval.errors import FathomError, UsageError
 
 EFFICIENCY = {("cpu", False): 0.4, ("cpu", True): 0.2, ("cuda", False): 0.5, ("cuda", True): 0.4}
 """Share of the rate of one product of matrices that a whole step reaches, about, by device and bf16. Of SmolLM2-135M in
 blocks of 256: 0.39 in fp32 and 0.14 to 0.31 in bf16 on a CPU with AMX; on GPUs what others publish for 8 B models."""
+READING_RATE = {"cpu": 10e9, "cuda": 1e12}
+"""Bytes of weights a second that writing reads, about: every token reads all of them."""
 TOLERANCE = 0.1
 """By which an estimate of a corpus may be wrong before a schedule is refused for it."""
-MICRO_TOKENS = {"cpu": 1024, "cuda": 8192}
-"""Tokens that go through the model at once, where the recipe leaves it open."""
 
 
 def plan(
@@ -46,18 +49,17 @@ def plan(
     cache: Path,
     workspace: Path,
     models: Path | None = None,
-    prepared: Callable[[str, Source], Amount | None] | None = None,
     machine: Machine | None = None,
     probe: bool = False,
     progress: Progress = lambda *_: None,
 ) -> Plan:
     """Look at everything that a recipe names and reckon what it takes.
 
-    `cache` keeps the base unpacked, `models` is the folder of registered models, `workspace` where results go (for the
-    disk), `prepared` gives the exact amount of a corpus that is prepared already. `probe` runs a few real steps of the
-    first training stage. Raises nothing for what is merely impossible: see `Plan.refusals`.
+    `cache` keeps the base unpacked and the corpora that are prepared already, which are counted exactly; `models` is
+    the folder of registered models, `workspace` where results go (for the disk). `probe` runs a few real steps for each
+    training stage. Raises nothing for what is merely impossible: see `Plan.refusals`.
     """
-    return _Planning(recipe, cache, workspace, models, prepared, machine or this_machine(), probe, progress).plan()
+    return _Planning(recipe, cache, workspace, models, machine or this_machine(), probe, progress).plan()
 
 
 class _Planning:
@@ -67,13 +69,12 @@ class _Planning:
         cache: Path,
         workspace: Path,
         models: Path | None,
-        prepared: Callable[[str, Source], Amount | None] | None,
         machine: Machine,
         probe: bool,
         progress: Progress,
     ) -> None:
         self.recipe, self.cache, self.workspace, self.models = recipe, cache, workspace, models
-        self.prepared, self.machine, self.probe, self.progress = prepared, machine, probe, progress
+        self.machine, self.probe, self.progress = machine, probe, progress
         self.refusals: list[str] = []
         self.remarks: list[str] = []
         self.folder: Path | None = None
@@ -133,7 +134,7 @@ class _Planning:
             # Without a tokenizer the sources are still looked at: four bytes a token is English with most.
             count = tokenize or (lambda texts: sum(len(text.encode()) for text in texts) // 4)
             try:
-                found[name] = (self.prepared and self.prepared(name, source)) or amount_of(
+                found[name] = self._prepared(name, source, tokenize) or amount_of(
                     source, root, count, seed=self.recipe.seed
                 )
             except FathomError as error:
@@ -143,6 +144,28 @@ class _Planning:
             if found[name] is None:
                 self.remarks.append(f"data.{name}: how much '{source.path}' holds is known when it is fetched")
         return found
+
+    def _prepared(self, name: str, source: Source, tokenize: Tokenize | None) -> Amount | None:
+        """Of a corpus that an earlier run prepared. Only what is cheap to look for: no source of many gigabytes is
+        hashed, and no data set of the hub asked for."""
+        from adapt.corpus.preparing import prepared
+
+        if tokenize is None or self.folder is None or source.synthetic is not None or source.path.startswith("hub:"):
+            return None
+        if not any(self.cache.glob(f"corpus-{name}-*")):
+            return None
+        corpus = prepared(
+            name,
+            source,
+            root=self.recipe.root,
+            decontaminate=self.recipe.decontaminate,
+            seed=self.recipe.seed,
+            cache=self.cache,
+        )
+        if corpus is None:
+            return None
+        tokenizer = file_hash(self.folder / "tokenizer.json")
+        return amount_of_prepared(corpus, tokenize, tokenizer=tokenizer, cache=self.cache)
 
     def _files(self) -> None:
         """Files that are read later, and should not be missed only then."""
@@ -211,15 +234,17 @@ class _Planning:
         described = f"{method_in_words(settings)}, {mixture_in_words(settings)}"
         if tokens is None:
             return StagePlan(name, kind, described)
-        rows = math.ceil(tokens / settings.block)
-        steps = math.ceil(rows / max(1, settings.batch_tokens // settings.block))
+        rows = max(1, tokens // settings.block)
+        try:
+            steps, micro = self._steps(settings, rows)
+        except UsageError as error:
+            self._refuse(name, str(error))
+            return StagePlan(name, kind, described, tokens, about)
         sources = {source: round(share * tokens) for source, share in mean.items()}
         if model is None:
             return StagePlan(name, kind, described, tokens, about, sources, rows, steps)
         self._window(name, settings.block, model)
         bf16 = self._bf16(settings)
-        micro = settings.micro_tokens or min(MICRO_TOKENS[self.machine.device], settings.batch_tokens)
-        micro = max(micro, settings.block)
         needs = memory_of(model, settings, micro=micro, bf16=bf16, gpu=bool(self.machine.gpus))
         paged = 0
         if settings.optimizer.startswith("paged"):
@@ -249,6 +274,21 @@ class _Planning:
             tuple(needs),
             tuple(disk),
         )
+
+    def _steps(self, settings: Training, rows: int) -> tuple[int, int]:
+        """Steps of the optimizer, and tokens that go through a device at once. Raises UsageError."""
+        from adapt.training.rows import batches
+        from adapt.training.train import CPU_MICRO_TOKENS, GPU_MICRO_TOKENS
+
+        shared = batches(
+            rows,
+            block=settings.block,
+            batch_tokens=settings.batch_tokens,
+            micro_tokens=settings.micro_tokens or (GPU_MICRO_TOKENS if self.machine.gpus else CPU_MICRO_TOKENS),
+            processes=max(1, len(self.machine.gpus)),
+            rank=0,
+        )
+        return math.ceil(rows / shared.step_rows), shared.micro_rows * settings.block
 
     def _possible_here(self, name: str, settings: Training, model: ModelFacts | None) -> None:
         kind, optimizer = settings.method.kind, settings.optimizer
@@ -379,26 +419,31 @@ class _Planning:
             )
 
     def _measuring(self, base: ModelFacts | None, amounts: Mapping[str, Amount | None]) -> float | None:
-        """Seconds that measuring takes, of the base and after each stage: overlapping windows read a text twice."""
+        """Seconds that measuring takes, of the base and after each stage: a document longer than a window is read twice, as
+        windows overlap."""
         if base is None:
             return None
         measure = self.recipe.measure
-        most = measure.limit_bytes
-        tokens = 0.0
+        window, tokens = min(2048, base.window), 0.0
         for label in measured_labels(self.recipe):
-            amount = amounts.get(label)
-            source = self.recipe.data.get(label)
+            amount, source = amounts.get(label), self.recipe.data.get(label)
+            held, per_byte, of_document = 1e6, 0.3, float(window)
             if amount is not None and source is not None:
                 held = amount.bytes * source.held_out / max(1e-9, 1 - source.held_out)
-                per_byte = amount.tokens / max(1, amount.bytes)
-            else:
-                held, per_byte = float(most or 1_000_000), 0.3
-            tokens += 2 * min(held, most or held) * per_byte
+                per_byte, of_document = amount.tokens / max(1, amount.bytes), amount.tokens / amount.documents
+            tokens += min(held, measure.limit_bytes or held) * per_byte * (2 if of_document > window else 1)
         if measure.choices:
-            tokens += (measure.choices_limit or 1000) * 4 * 40
-        window = min(2048, base.window)
+            tokens += self._questions(self.recipe.root / measure.choices, measure.choices_limit) * 4 * 40
         rate, _ = self._rate(base, self.machine.device != "cpu", window)
-        return (1 + len(self.recipe.stages)) * tokens * forward_work(base, window) / rate
+        written = len(measure.prompts) * SAMPLE_TOKENS * 4 * base.parameters / READING_RATE[self.machine.device]
+        return (1 + len(self.recipe.stages)) * (tokens * forward_work(base, window) / rate + written)
+
+    def _questions(self, file: Path, limit: int | None) -> int:
+        try:
+            with file.open("rb") as lines:
+                return sum(1 for _ in islice(lines, limit))
+        except OSError:
+            return limit or 1000  # told with the files that are missing
 
 
 def base_of(name: str, *, cache: Path, models: Path | None) -> Path:
@@ -406,12 +451,12 @@ def base_of(name: str, *, cache: Path, models: Path | None) -> Path:
 
     Raises MissingError, UsageError or DamagedError.
     """
+    from adapt.registry import is_registered
     from adapt.training.bases import base_folder
     from eval.models.language_models import locate
 
-    registered = models / name if models is not None and Path(name).name == name else None
-    if registered is not None and (registered / "config.json").is_file():
-        name = str(registered)
+    if models is not None and is_registered(models, name):
+        name = str(models / name)
     locate(name, download=False)  # nobody expects a plan to fetch gigabytes
     return base_folder(name, cache=cache)
 

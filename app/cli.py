@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from app.commands import answer, index, machine, model, page
+from app.commands.adaptation import group as adaptation
 from app.commands.evaluation import group as evaluation
 from app.failures import CLOSED_PIPE, STOPPED, TERMINATED, describe, option_of
 from app.workspace import default_workspace
@@ -127,6 +128,7 @@ app.add_typer(index.app, name="index")
 app.command("search")(answer.search)
 app.command("ask")(answer.ask)
 app.command("chat")(page.chat)
+app.add_typer(adaptation.app, name="adapt")
 app.add_typer(model.app, name="model")
 app.add_typer(evaluation.app, name="eval")
 app.command("doctor")(machine.doctor)

@@ -93,6 +93,32 @@ def prepare(
     Raises UsageError, ReadingError, MissingError for a source that is not there or cannot be read, ReadingError where
     nothing of it is left, FathomError where the cache cannot be written.
     """
+    against = [root / file for file in decontaminate.against]
+    opened, facts, folder = _identified(name, source, root, decontaminate, seed, cache)
+    try:
+        if not folder.exists() or not is_whole(folder):
+            evaluations = Evaluations(against, decontaminate.words) if against else None
+            keep(folder, lambda new: make(opened, new, facts, evaluations, seed=seed, progress=progress))
+    except OSError as error:
+        raise FathomError(
+            f"the corpus '{name}' could not be written to {cache} ({error.strerror or error}); it needs about three "
+            "times the size of its texts there: free some space or name another folder"
+        ) from error
+    return Corpus.open(folder)
+
+
+def prepared(
+    name: str, source: Source, *, root: Path, decontaminate: Decontamination, seed: int, cache: Path
+) -> Corpus | None:
+    """The corpus that `prepare` made of the same in an earlier call, if it is there. Raises as `prepare` does."""
+    _, _, folder = _identified(name, source, root, decontaminate, seed, cache)
+    return Corpus.open(folder) if folder.exists() and is_whole(folder) else None
+
+
+def _identified(
+    name: str, source: Source, root: Path, decontaminate: Decontamination, seed: int, cache: Path
+) -> tuple[OpenSource, dict[str, Any], Path]:
+    """A source with all that decides its corpus, and the folder that this is kept in."""
     if not re.fullmatch(r"[\w][\w.\-]{0,59}", name):
         raise UsageError(f"'{name[:60]}' cannot be a source's name; use letters, digits, '-', '_', '.'")
     opened = OpenSource(source, root)
@@ -107,18 +133,8 @@ def prepare(
         "versions": [CODE_VERSION, reader_version(), *([languages_version()] if source.languages else [])],
     }
     sha256 = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    folder = cache / f"corpus-{name}-{sha256[:20]}"
-    try:
-        if not folder.exists() or not is_whole(folder):
-            evaluations = Evaluations(against, decontaminate.words) if against else None
-            facts = {"name": name, "sha256": sha256, "settings": settings}
-            keep(folder, lambda new: make(opened, new, facts, evaluations, seed=seed, progress=progress))
-    except OSError as error:
-        raise FathomError(
-            f"the corpus '{name}' could not be written to {cache} ({error.strerror or error}); it needs about three "
-            "times the size of its texts there: free some space or name another folder"
-        ) from error
-    return Corpus.open(folder)
+    facts = {"name": name, "sha256": sha256, "settings": settings}
+    return opened, facts, cache / f"corpus-{name}-{sha256[:20]}"
 
 
 def _hash(file: Path) -> str:
