@@ -419,8 +419,8 @@ class _Planning:
             )
 
     def _measuring(self, base: ModelFacts | None, amounts: Mapping[str, Amount | None]) -> float | None:
-        """Seconds that measuring takes, of the base and after each stage: a document longer than a window is read twice, as
-        windows overlap."""
+        """Seconds that measuring takes, of the base and after each stage: a document longer than a window is read
+        twice, as windows overlap."""
         if base is None:
             return None
         measure = self.recipe.measure

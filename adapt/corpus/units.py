@@ -70,7 +70,7 @@ def growing_runs(hashes: Hashes, longest: int) -> Iterator[tuple[int, Hashes]]:
 
 def runs(hashes: Hashes, length: int) -> Hashes:
     """Hashes of all runs of `length` units, in order; a shorter text is one run, an empty one none."""
-    found = hashes[:0]
-    for _, found in growing_runs(hashes, length):
-        pass
+    if not len(hashes):
+        return hashes
+    *_, (_, found) = growing_runs(hashes, length)
     return found
