@@ -5,6 +5,7 @@ What filters will drop, and what is held back, only preparing the corpus can tel
 
 import hashlib
 import json
+import os
 import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -86,7 +87,7 @@ def amount_of(source: Source, root: Path, tokenize: Tokenize, *, seed: int = 0) 
         return Amount(max(1, tokens // source.synthetic.length), 4 * tokens, tokens)
     if source.path.startswith("hub:"):
         return None
-    path = root / Path(source.path).expanduser()
+    path = root / os.path.expanduser(source.path)
     if not path.exists():
         raise MissingError(f"there is no file or folder '{path}'; correct the path, or the recipe's root (--root)")
     found = _of_folder(path, source, tokenize, seed) if path.is_dir() else _of_file(path, source, tokenize, seed)
@@ -130,7 +131,10 @@ def _of_folder(folder: Path, source: Source, tokenize: Tokenize, seed: int) -> A
     rows: list[Path] = []
     for entry in walk(folder):
         if isinstance(entry, SourceFile):
-            files.append(entry)
+            if is_rows(entry.path):
+                rows.append(entry.path)
+            else:
+                files.append(entry)
         elif entry.reason == "unsupported" and is_rows(Path(entry.path)):
             rows.append(folder / entry.path)
     amounts = [_of_file(path, source, tokenize, seed) for path in rows]

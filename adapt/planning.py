@@ -6,6 +6,7 @@ product of matrices or, where asked for, from a few real steps.
 
 import importlib.util
 import math
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -177,7 +178,7 @@ class _Planning:
         if recipe.measure.choices:
             named["measure.choices"] = recipe.measure.choices
         for where, text in named.items():
-            path = recipe.root / Path(text).expanduser()
+            path = recipe.root / os.path.expanduser(text)
             if not path.exists() and not path.with_name(path.name.partition("#")[0]).exists():
                 self._refuse(where, f"there is no file or folder '{path}'; correct the path, or the recipe's root")
 
@@ -419,8 +420,7 @@ class _Planning:
             )
 
     def _measuring(self, base: ModelFacts | None, amounts: Mapping[str, Amount | None]) -> float | None:
-        """Seconds that measuring takes, of the base and after each stage: a document longer than a window is read
-        twice, as windows overlap."""
+        """Seconds of measuring the base and each stage. Windows overlap: texts longer than one are read twice."""
         if base is None:
             return None
         measure = self.recipe.measure

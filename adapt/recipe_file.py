@@ -4,7 +4,6 @@ It opens no file but the YAML itself; whether texts and models are there is for 
 """
 
 import datetime
-import json
 import math
 import os
 import re
@@ -14,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from adapt.recipe import Dapt, Recipe, Settings, Stage, Tapt, Vocabulary
 from adapt.recipe_rules import Key, Problem, problems_of
@@ -92,12 +91,12 @@ class _RecipeFile:
         self._plain_scalars((), self.top)
         self._stop()
         top: dict[str, Value] = self.top.content
-        values = {key: _whole(value.plain(), free=False) for key, value in top.items() if key != "stages"}
+        values = {key: _typed(value.plain()) for key, value in top.items() if key != "stages"}
         values.setdefault("name", self.path.stem)
-        values["root"] = str(self._root(values.get("root")))
+        values["root"] = self._root(top.get("root"))
         if isinstance(values.get("data"), dict):
             values["data"] = {name: _as_source(source) for name, source in values["data"].items()}
-        found = self._validated(Recipe, values | {"stages": []}, ())
+        found = self._validated(Recipe, values | {"stages": ()}, ())
         stages = self._stages(top.get("stages"))
         self._stop()
         recipe = typing.cast(Recipe, found).model_copy(update={"stages": tuple(stages)})
@@ -111,11 +110,15 @@ class _RecipeFile:
             lines = dict.fromkeys(sentence for _, sentence in sorted(self.problems, key=lambda found: found[0]))
             raise UsageError("\n".join(lines))
 
-    def _root(self, written: Any) -> Path:
+    def _root(self, written: Value | None) -> Path:
         place = self.root
         if place is None:
-            place = self.path.parent / Path(written if isinstance(written, str) else "").expanduser()
-        return Path(os.path.normpath(place.expanduser().absolute()))
+            word = written.content if written is not None else ""
+            if not isinstance(word, str):
+                self._wrong(Problem(("root",), f"{str(word)[:60]!r} is not valid", "expected a folder"))
+                word = ""
+            place = self.path.parent / os.path.expanduser(word)
+        return Path(os.path.abspath(os.path.expanduser(place)))
 
     # --- what the command line changes ---------------------------------------------------------------------------
 
@@ -124,7 +127,7 @@ class _RecipeFile:
         if not place:
             raise UsageError(f"'{given}' names no file or folder; write --data NAME=PATH")
         # A path of the command line begins where the command was called.
-        where = place if place.startswith("hub:") else str(Path(place).expanduser().absolute())
+        where = place if place.startswith("hub:") else os.path.abspath(os.path.expanduser(place))
         sources = self.top.content.setdefault("data", Value(0, {}, given))
         if sources.content is None:
             sources = self.top.content["data"] = Value(sources.line, {})
@@ -214,7 +217,7 @@ class _RecipeFile:
             elif kind not in KINDS:
                 self._wrong(Problem(here, f"unknown kind of stage '{kind[:80]}'", hint(kind, (*KINDS, *LATER))))
             else:
-                plain = {} if value.content is None else _whole(value.plain(), free=False)
+                plain = {} if value.content is None else _typed(value.plain())
                 settings = self._validated(KINDS[kind], plain, (*here, kind))
                 if settings is not None:
                     stages.append(Stage.model_construct(kind=kind, settings=settings))
@@ -223,8 +226,8 @@ class _RecipeFile:
     def _validated(self, model: type[Settings], values: Any, key: Key) -> Settings | None:
         """`values` as `model`; None, with the problems noted, where they are not."""
         try:
-            # Strict JSON: a text is a text and a number a number, yet paths and tuples can be written.
-            return TypeAdapter(model).validate_json(json.dumps(values), strict=True)
+            # Strict: a text is a text and a number a number.
+            return model.model_validate(values, strict=True)
         except ValidationError as error:
             for problem in _problems(model, values, error.errors(include_url=False)):
                 self._wrong(problem.below(key))
@@ -245,12 +248,14 @@ class _RecipeFile:
         self.problems.append((here.line, f"{self.path}: {spelled(problem.key)}: {problem.said} ({here.where}){remedy}"))
 
 
-def _whole(value: Any, *, free: bool) -> Any:
-    """3e6 is the whole number it says, but for what is passed through to a library."""
+def _typed(value: Any, *, free: bool = False) -> Any:
+    """YAML's values in the types that settings have: a list is a tuple, and 3e6 the whole number it says; but for what
+    is passed through to a library."""
     if isinstance(value, dict):
-        return {key: _whole(item, free=free or key == "trainer") for key, item in value.items()}
+        return {key: _typed(item, free=free or key == "trainer") for key, item in value.items()}
     if isinstance(value, list):
-        return [_whole(item, free=free) for item in value]
+        items = [_typed(item, free=free) for item in value]
+        return items if free else tuple(items)
     if not free and isinstance(value, float) and value.is_integer() and abs(value) < LARGEST:
         return int(value)
     return value
@@ -318,11 +323,12 @@ def _misfit(key: Key, errors: list[Any]) -> Problem:
     in_mix = len(key) > 1 and key[-2] == "mix"
     short = _SHORT_FORMS["mix"] if in_mix else _SHORT_FORMS.get(str(key[-1]) if key and key[-1] != "mix" else "")
     wanted = short or " or ".join(dict.fromkeys(_wanted(error) for error in errors))
-    got, near = str(first["input"]), ""
+    given = first["input"]
+    got, near = str(list(given) if isinstance(given, tuple) else given), ""
     words = [
         word for error in errors for word in re.findall("'([^']+)'", str(error.get("ctx", {}).get("expected", "")))
     ]
-    if isinstance(first["input"], str) and words:
+    if isinstance(given, str) and words:
         close = hint(got, words)
         near = f"; {close}" if close.startswith("did") else ""
     return Problem(key, f"{got[:60]!r} is not valid", f"expected {wanted}{near}")
@@ -345,7 +351,7 @@ def _written_key(values: Any, loc: tuple[int | str, ...]) -> Key:
                 here, word = inner, part
             key.append(typing.cast(str, word))
             here = here[typing.cast(str, word)]
-        elif isinstance(here, list) and isinstance(part, int) and part < len(here):
+        elif isinstance(here, tuple) and isinstance(part, int) and part < len(here):
             key.append(part)
             here = here[part]
     return tuple(key)

@@ -1,5 +1,6 @@
 """`fathom adapt runs` and `fathom adapt report RUN`: run folders → a list, one HTML file. Only words."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,7 +84,7 @@ def _folder(run: Run, word: str) -> Path:
     found = [folder for folder, _ in _manifests(run)]
     if word == "latest" and found:
         return found[0]
-    for folder in (_runs(run) / word, Path(word).expanduser()):
+    for folder in (_runs(run) / word, Path(os.path.expanduser(word))):
         if (folder / MANIFEST).is_file():
             return folder
     some = ", ".join(folder.name for folder in found[:5]) + (" …" if len(found) > 5 else "")
