@@ -1,4 +1,4 @@
-"""The recipes of data/recipes can be read, say what they are for, and can run as far as this machine has what they name."""
+"""The recipes of data/recipes can be read, say what they are for, and run as far as this machine has what they name."""
 
 from pathlib import Path
 

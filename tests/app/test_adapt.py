@@ -1,4 +1,4 @@
-"""`fathom adapt …` as a command: plans, runs, terms and lists on the screen and as JSON; every refusal in a sentence."""
+"""`fathom adapt …`: plans, runs, terms and lists on the screen and as JSON; every refusal in a sentence."""
 
 import json
 from dataclasses import dataclass, field
