@@ -78,7 +78,7 @@ def run(
     from_stage: str | None = None,
     to_stage: str | None = None,
     fresh: bool = False,
-    processes: int = 1,
+    processes: int | None = None,
     cache: Path | None = None,
 ) -> RunResult:
     """Do what is not done yet of a recipe in `workspace`/runs/NAME, NAME being `run` or the recipe's own.
@@ -110,7 +110,7 @@ class _Run:
         embedder: "Callable[[], Embedder]",
         progress: Progress,
         stop: threading.Event,
-        processes: int,
+        processes: int | None,
         cache: Path | None,
     ) -> None:
         self.recipe, self.workspace, self.embedder = recipe, workspace, embedder
@@ -143,6 +143,7 @@ class _Run:
     # --- the beginning -----------------------------------------------------------------------------------------------
 
     def _begin(self, name: str) -> None:
+        from adapt.registry import is_registered
         from adapt.training.bases import base_folder, weights_hash
 
         self.manifest: dict[str, Any] = {
@@ -156,8 +157,11 @@ class _Run:
             self.manifest["started"] = read_json(self.folder / MANIFEST).get("started", self.manifest["started"])
         self._note(status=RUNNING)
         self.progress("looking at the base model", 0, 0)
-        self.base = base_folder(self.recipe.base, cache=self.cache)
-        self.base_hash = weights_hash(self.base)
+        models = self.workspace / "models"
+        known = is_registered(models, self.recipe.base)
+        base = str(models / self.recipe.base) if known else self.recipe.base
+        self.base = base_folder(base, cache=self.cache)
+        self.base_hash = weights_hash(self.base, cache=self.cache)
         self._note(base={"name": self.recipe.base, "sha256": self.base_hash})
         corpora = self._corpora()
         self._note(
@@ -318,9 +322,9 @@ class _Run:
                 "recipe": {"name": self.recipe.name, "sha256": recipe_hash(self.recipe), "run": name},
                 "data": {corpus.name: corpus.sha256 for corpus in self.around.corpora.values()},
                 "stages": [{"name": one.name, "kind": one.kind, "key": one.key} for one in self.results],
-                "metrics": last.measured.figures(),
-                "base_metrics": self.measured[BASE].figures(),
-                "gates": [gate.sentence for one in self.results for gate in one.gates],
+                "metrics": last.measured.as_json()["figures"],
+                "base_metrics": self.measured[BASE].as_json()["figures"],
+                "gates": [gate.said for one in self.results for gate in one.gates],
                 "prompt_versions": {},
             },
         )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adapt.corpus.sealed_folder import MANIFEST
 from adapt.recipe import Dapt, Recipe, Stage, Tapt, Vocabulary
 from eval.runs.parts import Progress
 from retrieval.errors import UsageError
@@ -41,7 +42,8 @@ class Surroundings:
     embedder: "Callable[[], Embedder]"
     progress: Progress
     stop: threading.Event
-    processes: int = 1
+    processes: int | None = None
+    """None is one on a CPU and one for each GPU."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,6 @@ def stage_key(stage: Stage, before: str, around: Surroundings) -> str:
         "seed": around.recipe.seed,
         "before": before,
         "texts": {name: around.corpora[name].sha256 for name in sources_of(stage)},
-        "processes": around.processes,
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
@@ -109,7 +110,7 @@ def _extend_vocabulary(settings: Vocabulary, model: Path, folder: Path, around: 
 
 def _train(settings: Dapt | Tapt, model: Path, folder: Path, around: Surroundings) -> Outcome:
     from adapt.training.job import TrainingJob
-    from adapt.training.launching import train
+    from adapt.training.train import train
 
     order, facts = order_of(settings, model, folder, around)
     job = TrainingJob(
@@ -119,10 +120,19 @@ def _train(settings: Dapt | Tapt, model: Path, folder: Path, around: Surrounding
         settings=settings,
         folder=folder,
         seed=around.recipe.seed,
+        processes=around.processes,
+        cache=around.cache,
     )
-    result = train(job, progress=around.progress, stop=around.stop, processes=around.processes)
-    facts["training"] = result.facts()
-    return Outcome(None if result.stopped else result.model, facts)
+    result = train(job, progress=around.progress, stop=around.stop)
+    facts["training"] = {
+        "steps": result.steps,
+        "tokens": result.tokens,
+        "seconds": result.seconds,
+        "loss": result.loss,
+        "metrics": result.metrics.name,
+        "adapter": result.adapter.name if result.adapter else None,
+    }
+    return Outcome(result.model, facts)
 
 
 def order_of(settings: Dapt | Tapt, model: Path, folder: Path, around: Surroundings) -> "tuple[Order, dict[str, Any]]":
@@ -145,6 +155,8 @@ def order_of(settings: Dapt | Tapt, model: Path, folder: Path, around: Surroundi
             texts, key = corpus.texts("train"), corpus.sha256
         blocks[name] = _packed(name, texts, key, settings, tokenizers, facts, around)
     facts["blocks"] = {name: {"rows": one.rows, "tokens": one.tokens} for name, one in blocks.items()}
+    if (place / MANIFEST).is_file():
+        return Order.open(place), facts
     order = mix(
         blocks,
         settings.mix,
@@ -153,7 +165,6 @@ def order_of(settings: Dapt | Tapt, model: Path, folder: Path, around: Surroundi
         seed=around.recipe.seed,
         folder=place,
     )
-    assert isinstance(order, Order)
     return order, facts
 
 
@@ -197,7 +208,7 @@ def _packed(
     }
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
     folder = around.cache / "blocks" / digest[:32]
-    if (folder / "blocks.json").is_file():
+    if (folder / MANIFEST).is_file():
         return Blocks.open(folder)
     if reading is not None:
         from adapt.corpus.reading_tasks import transform
@@ -211,6 +222,7 @@ def _packed(
         folder=folder,
         seed=around.recipe.seed,
         progress=around.progress,
+        name=f"'{name}'",
     )
 
 

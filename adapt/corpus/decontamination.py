@@ -16,7 +16,7 @@ import numpy as np
 from adapt.corpus.cutting import pieces
 from adapt.corpus.opening import is_rows, open_text
 from adapt.corpus.rows import numbered_rows
-from adapt.corpus.units import Hashes, Hashing, plain, runs, spans, units
+from adapt.corpus.units import Hashes, Hashing, growing_runs, plain, runs, spans, units
 from retrieval.errors import ReadingError, UsageError
 
 LEAST = 5
@@ -27,7 +27,7 @@ QUESTIONS = frozenset("question query text prompt instruction input claim senten
 """Keys under which a text shorter than n counts too; elsewhere it does if it ends as a question does."""
 NOT_LOOKED_FOR = frozenset(
     "id _id qid uid pid context_id doc_id document documents doc docs source sources url group category split kind "
-    "type span spans evidence gold context contexts passage passages quote quotes table metadata".split()
+    "type span spans evidence gold history context contexts passage passages quote quotes table metadata".split()
 )
 """Keys of a question's bookkeeping and of the texts it is asked about: to have read those is not to know the answer."""
 _SHOWN = 160
@@ -65,7 +65,7 @@ class Evaluations:
                 self._take(path.name, item, key, text, grams)
             if len(self._items) == before:
                 raise ReadingError(str(path), "empty", f"holds no text of {LEAST} words or more to look for.")
-        self._grams = {length: _sorted(found) for length, found in sorted(grams.items(), reverse=True)}
+        self._grams = {length: _sorted(found) for length, found in grams.items()}
 
     @property
     def items(self) -> int:
@@ -77,10 +77,10 @@ class Evaluations:
         if not self._items:
             return None
         hashes = self._hashing.of(text)
-        for length, (known, owners) in self._grams.items():
-            if len(hashes) < length:
+        for length, own in growing_runs(hashes, self.words):
+            if length not in self._grams:
                 continue
-            own = runs(hashes, length)
+            known, owners = self._grams[length]
             places = np.searchsorted(known, own)
             places[places == len(known)] = 0
             hits = np.flatnonzero(known[places] == own)

@@ -4,9 +4,13 @@ By py3langid (Barbaresi 2022, after Lui & Baldwin 2012), whose model comes with 
 code has no language of its own: "code" is told apart by its lines.
 """
 
+import difflib
 import re
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
+
+from retrieval.errors import MissingError, UsageError
 
 CODE = "code"
 UNSURE = "und"
@@ -34,7 +38,7 @@ _CODE_LINE = re.compile(
         |[\w.\[\]"']+(?:,\s*[\w.]+)*\s*(?:[-+*/|&%]|<<|>>|:)?=\s*\S.*
         |[\w.]+\([^.?!]*\)\s*[;:{]?\s*$
         |.*[;{]\s*(?://.*)?$
-        |</?\w+[^>]*>.*
+        |</?\w+[^>]*>(?:.*>)?\s*$
         |>>>\s.*
     )""",
     re.VERBOSE,
@@ -72,6 +76,16 @@ def is_code(text: str) -> bool:
     return share >= 0.5 or (share >= 0.25 and signs >= 0.06) or signs >= 0.15
 
 
+def require_known(names: Sequence[str]) -> None:
+    """Raises UsageError for a name that no text will ever be found to be in."""
+    known = {"zh", "ja", *_identifier().labels}
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name.lower().partition("-")[0], known, 1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise UsageError(f"languages: '{name}' is no ISO 639-1 code that can be told, such as en, zh, de{hint}")
+
+
 def languages_version() -> str:
     """Name and version of what decides."""
     import importlib.metadata
@@ -83,8 +97,10 @@ def languages_version() -> str:
 def _identifier() -> Any:
     """Loaded at the first question, for languages with two letters only: what Wu, Cantonese or Nigerian Pidgin would
     get is given to Chinese and English, as ISO 639-1 does."""
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
+    try:
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+    except ImportError as error:
+        raise MissingError("telling languages needs py3langid, which is not installed: make install") from error
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True, min_confidence=CONFIDENCE)
     identifier.set_languages([label for label in identifier.labels if len(label) == 2])
     return identifier

@@ -7,6 +7,7 @@ another, and writes what is kept. Every document read is kept or dropped for a n
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -258,7 +259,17 @@ def _write(
             row = {"id": text.id, "title": text.title, "text": text.text}
             (held_out if out else train).write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
             written["held_out" if out else "train"].update(documents=1, bytes=len(text.text.encode()))
-    return {part: {"documents": sizes["documents"], "bytes": sizes["bytes"]} for part, sizes in written.items()}, split
+    sizes = {part: {"documents": found["documents"], "bytes": found["bytes"]} for part, found in written.items()}
+    return sizes, _told(split, sizes, share)
+
+
+def _told(split: Split, sizes: Mapping[str, Mapping[str, int]], share: float) -> Split:
+    """The split with a note where chance gave it much less or more of the text than was asked for."""
+    whole = sum(part["bytes"] for part in sizes.values())
+    found = sizes["held_out"]["bytes"] / max(whole, 1)
+    if split.note or not 0.0 < share < 1.0 or share / 2 <= found <= share * 2:
+        return split
+    return replace(split, note=f"by the hash of their texts that is {found:.1%} of the text, not {share:.1%}")
 
 
 def _split(spool: Spool, kept: list[int], share: float) -> Split:

@@ -5,6 +5,7 @@ Made once for its content under its hash, whole or not at all. It knows no token
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any, Literal
 import orjson
 
 from adapt.corpus.decontamination import Evaluations
-from adapt.corpus.languages import languages_version
+from adapt.corpus.languages import languages_version, require_known
 from adapt.corpus.making import CODE_VERSION, HELD_OUT, REPORT, TRAIN, make
 from adapt.corpus.sources import EXAMPLES, OpenSource, reader_version
 from adapt.corpus.texts import TrainingText
@@ -23,6 +24,7 @@ from eval.runs.parts import Progress
 from retrieval.embedding.stored import file_hash, is_whole, keep
 from retrieval.errors import DamagedError, FathomError, UsageError
 
+_LOG = logging.getLogger(__name__)
 Part = Literal["train", "held_out"]
 _FILES: Mapping[str, str] = {"train": TRAIN, "held_out": HELD_OUT}
 _CONTENT = ("field", "title", "split", "held_out", "limit", "languages", "quality", "near_duplicates")
@@ -95,10 +97,14 @@ def prepare(
     """
     against = [root / file for file in decontaminate.against]
     opened, facts, folder = _identified(name, source, root, decontaminate, seed, cache)
+    if folder.exists():
+        try:
+            return Corpus.open(folder)
+        except DamagedError as damage:
+            _LOG.warning("%s; making it again", damage)
+    evaluations = Evaluations(against, decontaminate.words) if against else None
     try:
-        if not folder.exists() or not is_whole(folder):
-            evaluations = Evaluations(against, decontaminate.words) if against else None
-            keep(folder, lambda new: make(opened, new, facts, evaluations, seed=seed, progress=progress))
+        keep(folder, lambda new: make(opened, new, facts, evaluations, seed=seed, progress=progress))
     except OSError as error:
         raise FathomError(
             f"the corpus '{name}' could not be written to {cache} ({error.strerror or error}); it needs about three "
@@ -112,7 +118,10 @@ def prepared(
 ) -> Corpus | None:
     """The corpus that `prepare` made of the same in an earlier call, if it is there. Raises as `prepare` does."""
     _, _, folder = _identified(name, source, root, decontaminate, seed, cache)
-    return Corpus.open(folder) if folder.exists() and is_whole(folder) else None
+    try:
+        return Corpus.open(folder) if folder.exists() else None
+    except DamagedError:
+        return None  # `prepare` makes it again
 
 
 def _identified(
@@ -121,13 +130,15 @@ def _identified(
     """A source with all that decides its corpus, and the folder that this is kept in."""
     if not re.fullmatch(r"[\w][\w.\-]{0,59}", name):
         raise UsageError(f"'{name[:60]}' cannot be a source's name; use letters, digits, '-', '_', '.'")
+    if source.languages:
+        require_known(source.languages)
     opened = OpenSource(source, root)
     against = [root / file for file in decontaminate.against]
     settings = {
         "name": name,
         "source": source.model_dump(mode="json", include=set(_CONTENT)),
         "read": opened.sha256(cache),
-        "against": {file.name: _hash(file) for file in against},
+        "against": [[file.name, _hash(file)] for file in against],
         "words": decontaminate.words if against else None,
         "seed": seed if source.limit is not None else None,
         "versions": [CODE_VERSION, reader_version(), *([languages_version()] if source.languages else [])],
@@ -151,8 +162,7 @@ def describe(report: Mapping[str, Any]) -> list[str]:
     read, kept, train, held_out = (report[key] for key in ("read", "kept", "train", "held_out"))
     cut = f", cut into {read['texts']:,} texts." if read["texts"] != read["documents"] else "."
     lines = [
-        f"{report['name']}: {_documents(read['documents'])} of {_size(read['bytes'])} read from {report['place']}"
-        + cut,
+        f"{report['name']}: {_documents(read['documents'])}, {_size(read['bytes'])}, read from {report['place']}{cut}",
         *_left_out(report),
         *_dropped(report),
         f"Kept {kept['texts']:,} with {_size(kept['bytes'])}: {train['documents']:,} to train on "

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class TrainingText:
-    """One document. `id` is unique in its source; `text` is what was read, in whichever Unicode form it came.
+    """One document. `id` is unique in its source; `text` is what was read.
 
     `title` may be empty; training puts it before the text, on a line of its own.
     """

@@ -6,6 +6,7 @@ Compares texts by content: case, punctuation, spacing and the width of letters d
 import hashlib
 import re
 import unicodedata
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -51,20 +52,25 @@ class Hashing:
         known = self._known
         if len(known) > _KNOWN_WORDS:
             known.clear()
-        for word in set(found) - known.keys():
+        for word in [word for word in set(found) if word not in known]:
             known[word] = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
         return np.fromiter((known[word] for word in found), np.uint64, len(found))
 
 
+def growing_runs(hashes: Hashes, longest: int) -> Iterator[tuple[int, Hashes]]:
+    """(length, hashes of all runs of so many units, in order) for every length from 1 on. Order counts."""
+    whole = np.zeros(len(hashes), np.uint64)
+    for length in range(1, min(longest, len(hashes)) + 1):
+        count = len(hashes) - length + 1
+        # A polynomial modulo 2^64 alone would leave the low bits weak: each step is mixed before the next.
+        whole = (whole[:count] + hashes[length - 1 :]) * _FACTOR
+        whole ^= whole >> np.uint64(29)
+        yield length, whole
+
+
 def runs(hashes: Hashes, length: int) -> Hashes:
-    """Hashes of all runs of `length` units, in order; a shorter text is one run, an empty one none. Order counts."""
+    """Hashes of all runs of `length` units, in order; a shorter text is one run, an empty one none."""
     if not len(hashes):
         return hashes
-    length = min(length, len(hashes))
-    count = len(hashes) - length + 1
-    whole = np.zeros(count, np.uint64)
-    for place in range(length):
-        # A polynomial modulo 2^64 alone would leave the low bits weak: each step is mixed before the next.
-        whole = (whole + hashes[place : place + count]) * _FACTOR
-        whole ^= whole >> np.uint64(29)
-    return whole
+    *_, (_, found) = growing_runs(hashes, length)
+    return found

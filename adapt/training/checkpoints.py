@@ -132,6 +132,18 @@ class Checkpoints:
             shutil.rmtree(aside, ignore_errors=True)
         return target
 
+    def require_room(self, size: int, result: int) -> None:
+        """Before a training begins: room for what will stand on the disk at once. Raises DiskFull."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        there = sum(file.stat().st_size for path in self._steps() for file in path.rglob("*") if file.is_file())
+        needed = (KEPT + 1) * size + result + SPARE_BYTES
+        free = shutil.disk_usage(self.folder).free
+        if free + there < needed:
+            raise DiskFull(
+                f"training in '{self.folder.parent}' needs {needed >> 20} MiB for {KEPT} checkpoints, one in the "
+                f"making and the result, and {(free + there) >> 20} MiB are free; make room, or train elsewhere"
+            )
+
     def remove_all(self) -> None:
         """When the result is written and nothing is left to go on with."""
         shutil.rmtree(self.folder, ignore_errors=True)

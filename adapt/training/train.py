@@ -154,10 +154,12 @@ class _Session:
         from adapt.training.guards import LossGuard, require_rows, require_separate_documents
         from adapt.training.loss import attach
         from adapt.training.methods import device, is_flat, load_model, precision_of, under_adapter
+        from adapt.training.pulls import Pulls, ask_teacher, hold_back, require_possible, shape
         from adapt.training.rows import Collator, OrderRows
-        from adapt.training.trainer import OrderTrainer, Pulls
+        from adapt.training.trainer import OrderTrainer
 
         settings, job = self.settings, self.job
+        require_possible(settings, self.order)
         precision = precision_of(settings)
         args = arguments(
             settings,
@@ -168,17 +170,25 @@ class _Session:
             seed=job.seed,
             precision=precision,
         )
+        wait = args.distributed_state.wait_for_everyone
+        pulls = Pulls()
+        here: dict[str, Any] = {
+            "precision": precision, "cache": self.cache, "progress": self.progress, "chief": self.chief, "wait": wait,
+        }  # fmt: skip
+        if not ask_teacher(job, self.order, pulls, stop=self.stop, **here):
+            return self._stopped_early()
         set_seed(job.seed)
         self.progress("loading", 0, 1)
         model, tokenizer = load_model(job.model, settings, precision=precision, cache=self.cache)
         self.config = {"use_cache": getattr(model.config, "use_cache", True)}
         require_rows(model, tokenizer, self.order)
+        shape(model, settings)
         attach(model)
         collate = Collator(flat=is_flat(model))
         require_separate_documents(model, self.order, collate, precision=precision, device=device())
         if settings.method.kind != "full":
             model = under_adapter(model, settings.method, activation_checkpointing=settings.activation_checkpointing)
-        pulls = Pulls()
+        hold_back(model, settings, pulls, job=job, order=self.order, steps=self.batches.steps, **here)
         metrics = None
         step = self.found[1]["step"] if self.found else 0
         if self.chief:
@@ -186,7 +196,7 @@ class _Session:
         trainer = OrderTrainer(
             model,
             args,
-            data=OrderRows(self.order),
+            data=OrderRows(self.order, pulls.kept),
             batches=self.batches,
             collate=collate,
             pulls=pulls,
@@ -200,6 +210,9 @@ class _Session:
             progress=self.progress,
             seconds=float(self.found[1]["seconds"]) if self.found else 0.0,
         )
+        if self.chief:
+            whole_model = 4 * sum(weight.numel() for weight in model.parameters())
+            self.checkpoints.require_room(trainer.state_size(), whole_model)
         try:
             trainer.train(resume_from_checkpoint=str(self.found[0]) if self.found else None)
             if not trainer.stopped:
@@ -236,6 +249,21 @@ class _Session:
             self.result.write(self.job.folder / RESULT)
             self.checkpoints.remove_all()
         trainer.accelerator.wait_for_everyone()
+
+    def _stopped_early(self) -> TrainingResult:
+        """Before the first step of this session."""
+        facts = self.found[1] if self.found else {"step": 0, "tokens": 0, "seconds": 0.0}
+        return TrainingResult(
+            model=None,
+            adapter=None,
+            stopped=True,
+            step=int(facts["step"]),
+            steps=self.batches.steps,
+            tokens=int(facts["tokens"]),
+            seconds=float(facts["seconds"]),
+            loss=None,
+            metrics=self.job.folder / NAME,
+        )
 
     def _result(self, trainer: Any) -> TrainingResult:
         done = not trainer.stopped

@@ -7,7 +7,6 @@ See adapt/training/arguments.py for why it is not TRL's. What the stage means is
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from adapt.training.checkpoints import Checkpoints
 from adapt.training.guards import LossGuard
 from adapt.training.metrics import MetricsFile
+from adapt.training.pulls import Pulls
 from adapt.training.rows import IGNORED, Batches, Collator, OrderRows
 from adapt.training.states import (
     load_optimizer,
@@ -30,20 +30,6 @@ from adapt.training.states import (
 from eval.runs.parts import Progress
 
 OPTIMIZER, SCHEDULE, RANDOM, STATE = "optimizer", "schedule.json", "random.json", "trainer_state.json"
-
-
-@dataclass
-class Pulls:
-    """What works against forgetting in this training. All may be None.
-
-    `anchors` adds to the gradients once a step; `teacher` says what an older model thought of the rows of the kept
-    sources, whose distance counts `weight` times as much as the loss; `thaw(step)` lets layers join.
-    """
-
-    anchors: Any = None
-    teacher: Any = None
-    weight: float = 0.0
-    thaw: Callable[[int], None] | None = None
 
 
 class OrderTrainer(Trainer):
@@ -149,7 +135,9 @@ class OrderTrainer(Trainer):
         what is no number stops the training before it reaches a weight."""
         counts = self.step_counts
         sums = self.accelerator.reduce(self.sums, "mean") if self.batches.processes > 1 else self.sums
-        penalty = self.pulls.anchors.add_gradients(model) if self.pulls.anchors is not None else None
+        if self.pulls.hold is not None:
+            self.pulls.hold(self.state.global_step)
+        penalty = self.pulls.anchors.add_gradients(self.model) if self.pulls.anchors is not None else None
         norm = super()._clip_grad_norm(model)
         loss, distance, gradient = torch.stack([*sums, torch.as_tensor(norm, device=sums.device)]).tolist()
         lr = float(self.optimizer.param_groups[0]["lr"])
@@ -266,10 +254,6 @@ class _Steps(TrainerCallback):
         trainer.saved_step = state.global_step
         trainer.random_state = random_state()
         self.reached = trainer.tokens
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.trainer.pulls.thaw is not None:
-            self.trainer.pulls.thaw(state.global_step)
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Between two micro-batches: a step may take half a minute on a CPU, and who sends SIGTERM may not wait."""

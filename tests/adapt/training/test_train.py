@@ -1,20 +1,16 @@
 """A tiny model trained for a few steps: what comes out, and that a stop at any step changes nothing of it."""
 
-import json
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from made_orders import MadeOrder, made_model, made_order
-from safetensors.torch import load_file
+from made_orders import MadeOrder, in_pieces, job_in, made_model, made_order, quiet, steps_of, stopping_at, weights_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from adapt.recipe import Dapt, LearningRate, Method
-from adapt.training.job import TrainingJob, TrainingResult
 from adapt.training.train import train
 
 torch.set_num_threads(1)
@@ -31,51 +27,9 @@ def order(base: Path) -> MadeOrder:
     return made_order(AutoTokenizer.from_pretrained(base))
 
 
-def quiet(stage: str, done: int, total: int) -> None:
-    """No progress."""
-
-
-def job_in(folder: Path, base: Path, settings: Any = SETTINGS, **changes: Any) -> TrainingJob:
-    return TrainingJob(
-        model=base, base=base, order=folder / "order", settings=settings, folder=folder / "run", seed=3,
-        cache=folder / "cache", **changes,
-    )  # fmt: skip
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        found |= load_file(file)
-    return found
-
-
-def lines(result: TrainingResult) -> list[dict[str, Any]]:
-    """The figures of each step, without what a clock says."""
-    found = [json.loads(line) for line in result.metrics.read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_second")} for line in found]
-
-
-def stopping_at(stop: threading.Event, tokens: int) -> Callable[[str, int, int], None]:
-    def progress(stage: str, done: int, total: int) -> None:
-        if stage == "training" and done >= tokens:
-            stop.set()
-
-    return progress
-
-
-def in_pieces(job: TrainingJob, order: MadeOrder, every: int) -> tuple[TrainingResult, int]:
-    """Trained with a stop after every so many tokens, each time by a new session."""
-    for session in range(1, 100):
-        stop = threading.Event()
-        result = train(job, progress=stopping_at(stop, session * every), stop=stop, order=order)
-        if not result.stopped:
-            return result, session
-    raise AssertionError("no end")
-
-
 def test_training_lowers_the_loss_and_leaves_a_whole_model(tmp_path: Path, base: Path, order: MadeOrder) -> None:
-    result = train(job_in(tmp_path, base), progress=quiet, order=order)
-    told = lines(result)
+    result = train(job_in(tmp_path, base, SETTINGS), progress=quiet, order=order)
+    told = steps_of(result)
     assert [line["step"] for line in told] == [1, 2, 3, 4, 5, 6]
     assert told[-1]["loss"] < told[0]["loss"]
     assert told[-1]["tokens"] == order.tokens == result.tokens
@@ -85,9 +39,9 @@ def test_training_lowers_the_loss_and_leaves_a_whole_model(tmp_path: Path, base:
     assert (
         AutoTokenizer.from_pretrained(result.model).chat_template == AutoTokenizer.from_pretrained(base).chat_template
     )
-    assert any(not torch.equal(weights(base)[name], now) for name, now in weights(result.model).items())
+    assert any(not torch.equal(weights_of(base)[name], now) for name, now in weights_of(result.model).items())
     assert not list(tmp_path.rglob("*.bin")) and not list(tmp_path.rglob("*.pt*"))
-    assert train(job_in(tmp_path, base), progress=quiet, order=order) == result
+    assert train(job_in(tmp_path, base, SETTINGS), progress=quiet, order=order) == result
 
 
 @pytest.mark.parametrize("every", [60, 130, 300])
@@ -99,9 +53,9 @@ def test_a_training_that_was_stopped_goes_on_to_the_bit(
     whole = train(job_in(tmp_path / "whole", base, settings), progress=quiet, order=order)
     pieces, sessions = in_pieces(job_in(tmp_path / "pieces", base, settings), order, every)
     assert sessions > 2
-    assert lines(whole) == lines(pieces)
+    assert steps_of(whole) == steps_of(pieces)
     assert whole.model and pieces.model
-    one, other = weights(whole.model), weights(pieces.model)
+    one, other = weights_of(whole.model), weights_of(pieces.model)
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -112,7 +66,7 @@ def test_the_loss_of_a_step_is_the_mean_over_its_tokens_whatever_the_micro_batch
     told = []
     for micro in (32, 64, 128):
         settings = SETTINGS.model_copy(update={"micro_tokens": micro})
-        told.append(lines(train(job_in(tmp_path / str(micro), base, settings), progress=quiet, order=order)))
+        told.append(steps_of(train(job_in(tmp_path / str(micro), base, settings), progress=quiet, order=order)))
     for other in told[1:]:
         assert [line["loss"] for line in other] == pytest.approx([line["loss"] for line in told[0]], rel=1e-5)
         assert [line["grad_norm"] for line in other] == pytest.approx([line["grad_norm"] for line in told[0]], rel=1e-4)
@@ -129,7 +83,7 @@ def test_a_checkpoint_of_other_settings_is_refused(
     tmp_path: Path, base: Path, order: MadeOrder, change: dict[str, Any], words: str
 ) -> None:
     stop = threading.Event()
-    job = job_in(tmp_path, base)
+    job = job_in(tmp_path, base, SETTINGS)
     assert train(job, progress=stopping_at(stop, 200), stop=stop, order=order).stopped
     with pytest.raises(Exception, match=words):
         train(replace(job, **change), progress=quiet, order=order)
@@ -137,7 +91,7 @@ def test_a_checkpoint_of_other_settings_is_refused(
 
 def test_a_base_or_an_order_that_changed_is_refused(tmp_path: Path, base: Path, order: MadeOrder) -> None:
     stop = threading.Event()
-    job = job_in(tmp_path, base)
+    job = job_in(tmp_path, base, SETTINGS)
     assert train(job, progress=stopping_at(stop, 200), stop=stop, order=order).stopped
     with pytest.raises(Exception, match="the texts or their mixture changed since the checkpoint"):
         train(job, progress=quiet, order=made_order(AutoTokenizer.from_pretrained(base), seed=1))
