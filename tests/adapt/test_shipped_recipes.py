@@ -1,4 +1,4 @@
-"""The recipes of data/recipes can be read, say what they are for, and run as far as this machine has what they name."""
+"""The recipes of data/recipes can be read, explain themselves, and can run where what they name is."""
 
 from pathlib import Path
 

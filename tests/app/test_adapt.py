@@ -1,4 +1,4 @@
-"""`fathom adapt …`: plans, runs, terms and lists on the screen and as JSON; every refusal in a sentence."""
+"""`fathom adapt …` as a command: plans, runs, terms and lists on the screen and as JSON; refusals in a sentence."""
 
 import json
 from dataclasses import dataclass, field
@@ -79,11 +79,11 @@ USAGE = {
     "a key nobody knows": (["run", "{recipe}", "--set", "stages.dapt.blok=3"], "did you mean 'block'?"),
     "a root that is not there": (["run", "{recipe}", "--root", "/no/such/folder"], "there is no folder"),
     "a run named like a path": (["run", "{recipe}", "--run", "../x"], "cannot name a run"),
-    "no process": (["run", "{recipe}", "--processes", "0"], "range"),
+    "no process": (["run", "{recipe}", "--processes", "0"], "greater than or equal to 1"),
     "no corpus": (["terms"], "CORPUS"),
     "an empty corpus": (["terms", " "], "no text is named"),
     "a corpus that is not there": (["terms", "none.txt", "--model", "{model}"], "there is no file or folder"),
-    "no token": (["terms", "{recipe}", "--tokens", "0"], "range"),
+    "no token": (["terms", "{recipe}", "--tokens", "0"], "greater than or equal to 1"),
     "a report of nothing": (["report", "nothing"], "no run of a recipe 'nothing'"),
     "the latest of none": (["report", "latest"], "there is none in"),
 }
@@ -153,7 +153,7 @@ def test_a_run_hands_everything_on_and_shows_what_changed(
     assert call["recipe"].seed == 5 and call["workspace"] == tmp_path / "w" and call["run"] == "mine"
     assert (call["from_stage"], call["to_stage"], call["fresh"], call["processes"]) == ("dapt", "dapt", True, 1)
     assert not call["stop"].is_set()
-    assert "general bits_per_byte\t1.000\t1.020 (+2.0%)" in done.stdout
+    assert "general bits_per_byte\t1.0000\t1.0200 (+2.0%)" in done.stdout
     assert "fathom chat --model small" in done.stderr and "report.html" in done.stderr
 
 

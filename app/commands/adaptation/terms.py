@@ -1,5 +1,6 @@
 """`fathom adapt terms CORPUS`: domain texts → the words worth a token of their own, on the screen. Only words."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -71,8 +72,8 @@ def command(
 
 
 def _found(run: Run, corpus: str, model: str, title: str | None, chosen: dict[str, Any]) -> "Candidates":
-    from pathlib import Path
-
+    if not corpus.strip():
+        raise UsageError("no text is named; give a folder or a file")
     from transformers import AutoTokenizer
 
     from adapt.corpus.sources import OpenSource
@@ -80,8 +81,6 @@ def _found(run: Run, corpus: str, model: str, title: str | None, chosen: dict[st
     from adapt.recipe import Source, Vocabulary
     from adapt.vocabulary.terms import candidates
 
-    if not corpus.strip():
-        raise UsageError("no text is named; give a folder or a file")
     path, field = corpus, "text"
     if "#" in corpus and not Path(corpus).exists():
         path, _, field = corpus.rpartition("#")
