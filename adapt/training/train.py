@@ -72,7 +72,7 @@ def train_here(
 ) -> TrainingResult:
     """`train` in this process, which may be one of several that a launcher started (RANK, WORLD_SIZE)."""
     rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    order = order or _order(job.order)
+    order = _order(job.order) if order is None else order
     identity = Identity(weights_hash(job.model, cache=job.cache), order.sha256, decisive(job.settings), job.seed)
     finished = _finished(job, identity)
     if finished is not None:
