@@ -24,9 +24,9 @@ NOT_LETTERS, RARE, FEW_DOCUMENTS, LITTLE, OVER, BROKEN = (
     "ends inside a character",
 )
 EXAMPLES = 5
-SPARE = 3
-"""Merges learned for each token wanted, before those that lead nowhere are pruned. Chinese characters of three bytes
-need two merges each, and half of the first ones end inside a character."""
+SPARE, SPARE_LEAST = 3, 200
+"""Merges learned for each token wanted, and at least so many more, before those that lead nowhere are pruned. Chinese
+characters of three bytes need two merges each, and half of the first ones end inside a character."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,8 @@ def _greedy(
     done: set[Pair] = set()
     made: set[str] = set()
     least = max(limits.frequency, limits.saving, 1)
-    while heap and len(made) < SPARE * limits.tokens:
+    most = SPARE * limits.tokens + SPARE_LEAST
+    while heap and len(made) < most:
         count, pair = heapq.heappop(heap)
         if pair in done:
             continue
