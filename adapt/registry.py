@@ -31,13 +31,14 @@ PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 TAKEN = ("packaged", "embedded", "local", "server", "quote", "none", "previous")
 """Words that name engines and models already."""
 _NAME = re.compile(r"\w[\w.\-]{0,59}")
-_OWN = ("format", "name", "created", "fathom", "files", "sha256")
+_OWN = ("format", "name", "created", "fathom", "files", "sha256", "exports")
 
 
 @dataclass(frozen=True)
 class Entry:
     """A registered model. `manifest` has, beside what `register` writes itself (name, created, fathom, files with
-    SHA-256, sha256 over all of them), what the caller said: base, recipe, data, stages, metrics, gates, prompts.
+    SHA-256, sha256 over all of them), what the caller said: base, recipe, data, stages, metrics, gates, prompts; and
+    `exports`, files made of the model later, with SHA-256 too.
 
     `damage` says why the manifest cannot be believed; it is empty then.
     """
@@ -50,6 +51,13 @@ class Entry:
     @property
     def sha256(self) -> str:
         return str(self.manifest.get("sha256", ""))
+
+    @property
+    def gguf(self) -> Path | None:
+        """The model as a GGUF file, if it was exported; the newest of several."""
+        exports = self.manifest.get("exports")
+        names = [name for name in exports if name.endswith(".gguf")] if isinstance(exports, Mapping) else []
+        return self.folder / names[-1] if names and (self.folder / names[-1]).is_file() else None
 
     @property
     def bytes(self) -> int:
@@ -159,18 +167,29 @@ def verify(entry: Entry) -> list[str]:
     files = entry.manifest.get("files")
     if entry.damage is not None or not isinstance(files, Mapping):
         return [entry.damage or "the manifest names no files"]
+    known = {**files, **entry.manifest.get("exports", {})}
     there = {file.name for file in entry.folder.iterdir()} - {MANIFEST}
-    problems = [f"{name} is missing" for name in sorted(files.keys() - there)]
-    problems += [f"{name} was not registered" for name in sorted(there - files.keys())]
-    for name in sorted(files.keys() & there):
+    problems = [f"{name} is missing" for name in sorted(known.keys() - there)]
+    problems += [f"{name} was not registered" for name in sorted(there - known.keys())]
+    for name in sorted(known.keys() & there):
         path = entry.folder / name
         if path.is_symlink() or not path.is_file():
             problems.append(f"{name} is no plain file")
-        elif file_hash(path) != files[name]:
+        elif file_hash(path) != known[name]:
             problems.append(f"{name} is not what was registered")
     if not problems and _content(files) != entry.sha256:
         problems.append("the manifest's own hash does not fit its files")
     return problems
+
+
+def add_export(entry: Entry, file: Path) -> Entry:
+    """Note a file that was made of a model and lies in its folder. The model's own hash stays what it was.
+
+    Raises OSError.
+    """
+    exports = {name: digest for name, digest in entry.manifest.get("exports", {}).items() if name != file.name}
+    write_json(entry.folder / MANIFEST, {**entry.manifest, "exports": {**exports, file.name: file_hash(file)}})
+    return _entry(entry.folder)
 
 
 def remove(models: Path, name: str) -> Entry:
@@ -261,14 +280,20 @@ def _entry(folder: Path) -> Entry:
         manifest = read_json(folder / MANIFEST)
     except DamagedError:
         return Entry(folder.name, folder, {}, damage)
-    files = manifest.get("files")
     sound = (
         manifest.get("format") == FORMAT
         and isinstance(manifest.get("sha256"), str)
-        and isinstance(files, dict)
-        and all(isinstance(value, str) and Path(name).name == name for name, value in files.items())
+        and _lists_files(manifest.get("files"))
+        and _lists_files(manifest.get("exports", {}))
     )
     return Entry(folder.name, folder, manifest) if sound else Entry(folder.name, folder, {}, damage)
+
+
+def _lists_files(said: Any) -> bool:
+    """Whether it maps plain names of files to hashes."""
+    return isinstance(said, dict) and all(
+        isinstance(digest, str) and Path(name).name == name for name, digest in said.items()
+    )
 
 
 def _clear_leftovers(models: Path) -> None:

@@ -92,10 +92,10 @@ def engine_named(settings: Settings, name: str | None) -> "LLM":
     """The engine behind a word; everything that the word leaves open is as the settings say. See `engine`.
 
     None is the settings' own engine, "embedded" and "local" those engines, "local:MODEL" that one on a model, the name
-    of a registered model the local engine on it, a GGUF file or OpenVINO folder the embedded engine on it, a folder
-    with safetensors the local one on it, `http://host:port/v1` a server, `http://host:port/v1#name` a model or adapter
-    on it. The key is shown to the server of the settings only (to any if they name none). Raises UsageError,
-    MissingError, DamagedError.
+    of a registered model the embedded engine on its export, else the local one on it, a GGUF file or OpenVINO folder
+    the embedded engine on it, a folder with safetensors the local one on it, `http://host:port/v1` a server,
+    `http://host:port/v1#name` a model or adapter on it. The key is shown to the server of the settings only (to any if
+    they name none). Raises UsageError, MissingError, DamagedError.
     """
     return engine(replace(settings, engine=engine_settings(settings, name)))
 
@@ -130,7 +130,7 @@ def engine_settings(settings: Settings, name: str | None) -> EngineSettings:
     from adapt.registry import is_registered
 
     if is_registered(settings.models, name):
-        chosen = replace(ours, name="local", url=None, model=Path(name), adapter=None)
+        chosen = replace(ours, name="embedded", url=None, model=Path(name), adapter=None)
         return on_registered_model(chosen, settings.models)
     folder = Path(name).expanduser()
     if name.endswith(".gguf") or (name and folder.is_dir()):

@@ -1,7 +1,8 @@
-"""`fathom model list|show|verify|remove`: registered models on the screen. Only words; adapt.registry does it."""
+"""`fathom model list|show|verify|export|remove`: registered models on the screen. Only words; adapt does it."""
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -114,6 +115,40 @@ def verify(
         run.terminal.done(f"{len(found) - len(damaged)} of {len(found)} models are whole; read")
     if damaged:
         raise typer.Exit(FAILED)
+
+
+@app.command("export")
+def export(
+    name: Name,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", "-o", metavar="FILE", help="Write to this file.", show_default="the model's own folder"),
+    ] = None,
+    kind: Annotated[str, typer.Option("--type", metavar="KIND", help="q8_0 (8 bits a weight) or f16.")] = "q8_0",
+    workspace: Workspace = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a model as a GGUF file; in its own folder, the embedded engine runs it from then on."""
+    run = begin(workspace, as_json)
+    from adapt.export import KINDS, export_gguf
+    from adapt.registry import add_export, find
+
+    entry = find(run.settings.models, name)
+    chosen = next((one for one in KINDS if one == kind.lower()), None)
+    if chosen is None:
+        raise UsageError(f"--type is one of {', '.join(KINDS)}; '{kind[:40]}' was given")
+    if to is not None and (to.is_dir() or not to.absolute().parent.is_dir()):
+        raise UsageError(f"'{to}' cannot be written; name a file in a folder that is there")
+    file = to.absolute() if to is not None else entry.folder / f"{entry.name}.{chosen.upper()}.gguf"
+    with run.terminal.progress() as progress:
+        export_gguf(entry.folder, file, kind=chosen, progress=progress)
+    if to is None:
+        add_export(entry, file)
+    if as_json:
+        run.terminal.json({"file": str(file), "bytes": file.stat().st_size, "type": chosen})
+        return
+    run.terminal.line(str(file))
+    run.terminal.done(f"'{entry.name}' was written as {chosen} ({_size(file.stat().st_size)})")
 
 
 @app.command("remove")

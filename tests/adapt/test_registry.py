@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from adapt import registry
-from adapt.registry import Entry, find, is_registered, model_name, register, registered, remove, verify
+from adapt.registry import Entry, add_export, find, is_registered, model_name, register, registered, remove, verify
 from retrieval.errors import DamagedError, FathomError, MissingError, UsageError
 
 MANIFEST: dict[str, Any] = {
@@ -222,3 +222,18 @@ def test_a_model_that_is_not_there_is_asked_for_by_the_nearest_name(models: Path
         remove(models, "medcal")
     (models / "link").symlink_to(models / "medical")
     assert names(models) == ["medical"] and not is_registered(models, "link")
+
+
+def test_an_export_belongs_to_the_model_without_changing_what_it_is(models: Path, tmp_path: Path) -> None:
+    source = made(tmp_path / "a")
+    entry = register(models, "medical", source, {**MANIFEST, "exports": {"../evil": "x"}})
+    assert entry.gguf is None and "exports" not in entry.manifest
+    for name in ("medical.Q8_0.gguf", "medical.F16.gguf"):
+        (entry.folder / name).write_bytes(b"GGUF" + name.encode())
+        assert verify(find(models, "medical")) == [f"{name} was not registered"]
+        add_export(find(models, "medical"), entry.folder / name)
+    found = find(models, "medical")
+    assert found.gguf == entry.folder / "medical.F16.gguf" and found.sha256 == entry.sha256
+    assert verify(found) == [] and register(models, "medical", source, MANIFEST) == found
+    (entry.folder / "medical.F16.gguf").write_bytes(b"GGUF!")
+    assert verify(found) == ["medical.F16.gguf is not what was registered"]

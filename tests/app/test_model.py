@@ -151,6 +151,24 @@ def test_the_language_of_a_registered_model_is_measured_by_its_name(
     assert found["extras"]["model"]["name"] == "medical"
 
 
+def test_an_exported_model_is_run_by_the_embedded_engine(fathom: Fathom, medical: Entry, tmp_path: Path) -> None:
+    plain = load_settings(medical.folder.parents[1], environment={})
+    assert "is one of q8_0, f16" in fathom("model", "export", "medical", "--type", "q3", code=2).output
+    assert "cannot be written" in fathom("model", "export", "medical", "--to", str(tmp_path), code=2).output
+    aside = json.loads(fathom("model", "export", "medical", "--to", str(tmp_path / "m.gguf"), "--json").stdout)
+    assert aside["bytes"] == (tmp_path / "m.gguf").stat().st_size
+    assert engine_settings(plain, "medical").name == "local", "an export elsewhere is not the model's"
+    file = medical.folder / "medical.F16.gguf"
+    assert str(file) in fathom("model", "export", "medical", "--type", "F16").output
+    assert "whole" in fathom("model", "verify").stdout
+    ours = engine_settings(plain, "medical")
+    assert (ours.name, ours.model) == ("embedded", file)
+    ours = load_settings(medical.folder.parents[1], environment={"FATHOM_ENGINE_MODEL": "medical"}).engine
+    assert (ours.name, ours.model) == ("embedded", file)
+    ours = engine_settings(plain, "local:medical")
+    assert (ours.name, ours.model) == ("local", medical.folder), "who asks for the local engine gets it"
+
+
 @pytest.mark.slow
 def test_a_registered_model_answers_by_its_name(
     fathom: Fathom, medical: Entry, tmp_path: Path, hashing_embedder: Any, monkeypatch: pytest.MonkeyPatch
@@ -163,6 +181,9 @@ def test_a_registered_model_answers_by_its_name(
     (tmp_path / "shelf").mkdir()
     (tmp_path / "shelf" / "tides.txt").write_text("Tides\n\nTides are caused by the moon.\n")
     fathom("index", "sync", str(tmp_path / "shelf"))
-    answer = json.loads(fathom("ask", "What causes tides?", "--model", "medical", "--json").stdout)
-    assert answer["model"].startswith("medical"), answer["model"]
-    assert answer["timings"]
+    for engine in ("local", "embedded"):
+        if engine == "embedded":
+            fathom("model", "export", "medical", "--type", "f16")
+        answer = json.loads(fathom("ask", "What causes tides?", "--model", "medical", "--json").stdout)
+        assert answer["model"].startswith("medical"), answer["model"]
+        assert answer["timings"]["completion_tokens"] > 0, engine
