@@ -194,8 +194,8 @@ def load_parts(
     if precision == "nf4":
         _require_nf4(place, device)
     dtype = {"fp32": torch.float32, "fp16": torch.float16}.get(precision, torch.bfloat16)
-    with _in_words(place), _quiet():
-        model, tokenizer = _transformers_model(_unpacked(place, cache), dtype, device if precision == "nf4" else None)
+    with _in_words(place), quiet():
+        model, tokenizer = _transformers_model(unpacked(place, cache), dtype, device if precision == "nf4" else None)
         if precision == "nf4" and device == "cpu":
             packed = [module for module in model.modules() if type(module).__name__ == "Linear4bit"]
             narrow = [module.in_features for module in packed if module.in_features % NF4_BLOCK]
@@ -276,7 +276,7 @@ def _transformers_model(place: ModelPlace, dtype: Any, nf4_on: str | None = None
     return model, tokenizer
 
 
-def _unpacked(place: ModelPlace, cache: Path) -> ModelPlace:
+def unpacked(place: ModelPlace, cache: Path) -> ModelPlace:
     """A GGUF file as the folder of safetensors it becomes, kept in the cache: transformers reads the file three times,
     22 CPU seconds for SmolLM2-135M, where the folder takes 2. Large files stay as they are, for a folder in fp32 is
     seven times a 4-bit file's size."""
@@ -349,7 +349,7 @@ def _sizes(model: Any) -> dict[str, tuple[int, int]]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No bars and no advice of transformers: what goes wrong is raised."""
     from transformers import modeling_gguf_pytorch_utils as reading_gguf
     from transformers.utils import logging as spoken

@@ -1,0 +1,304 @@
+"""One training job → a model folder: loads, checks, goes on from the newest checkpoint, trains, writes the result.
+
+`train` is what a stage calls. In several processes each runs `train_here`, started by adapt/training/launching.py.
+"""
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from adapt.training.bases import weights_hash
+from adapt.training.checkpoints import Checkpoints, Identity, install, whole
+from adapt.training.job import TrainingJob, TrainingResult, decisive
+from adapt.training.metrics import NAME, MetricsFile
+from adapt.training.rows import Batches, RowOrder
+from eval.models.language_models import quiet
+from eval.runs.parts import Progress
+from retrieval.errors import UsageError
+from retrieval.storage.locking import WriterLock
+
+CPU_MICRO_TOKENS = 2048
+GPU_MICRO_TOKENS = 16384
+RESULT, MODEL, ADAPTER, CHECKPOINTS = "result.json", "model", "adapter", "checkpoints"
+_LOG = logging.getLogger(__name__)
+
+
+def train(
+    job: TrainingJob, *, progress: Progress, stop: threading.Event | None = None, order: RowOrder | None = None
+) -> TrainingResult:
+    """Train, going on from the newest whole checkpoint in `job.folder`; a finished training is handed back at once.
+
+    `stop` (or SIGTERM, or Ctrl-C) writes a checkpoint after the step that was finished last and returns with `stopped`.
+    `order` is for rows that no Order on disk holds. Raises UsageError (settings that cannot be, another base, order or
+    settings than the checkpoint's), MissingError, DamagedError, BusyError (another process trains there),
+    TrainingFailed (the loss explodes), DiskFull.
+    """
+    stop = stop or threading.Event()
+    processes = _processes(job)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    if processes > 1 and "RANK" not in os.environ:
+        from adapt.training.launching import launch
+
+        if order is not None:
+            raise UsageError("several processes read their rows from an order on disk")
+        with _stopping_on_signals(stop):
+            return launch(job, processes, progress=progress, stop=stop)
+    lock = None
+    if os.environ.get("RANK", "0") == "0":
+        lock = WriterLock(job.folder / ".lock", doing="training", guarded=f"the training in '{job.folder}'")
+    try:
+        return train_here(job, progress=progress, stop=stop, order=order)
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def _processes(job: TrainingJob) -> int:
+    if job.processes is not None:
+        return job.processes
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
+def train_here(
+    job: TrainingJob, *, progress: Progress, stop: threading.Event, order: RowOrder | None = None
+) -> TrainingResult:
+    """`train` in this process, which may be one of several that a launcher started (RANK, WORLD_SIZE)."""
+    rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    order = _order(job.order) if order is None else order
+    identity = Identity(weights_hash(job.model, cache=job.cache), order.sha256, decisive(job.settings), job.seed)
+    finished = _finished(job, identity)
+    if finished is not None:
+        return finished
+    checkpoints = Checkpoints(job.folder / CHECKPOINTS, identity)
+    if rank == 0:
+        checkpoints.clear_leftovers()
+    found = checkpoints.newest()
+    shared = _batches(job, order, processes, rank)
+    session = _Session(job, order, shared, identity, checkpoints, found, progress, stop)
+    with _stopping_on_signals(stop), quiet():
+        return session.run()
+
+
+def _order(folder: Path) -> RowOrder:
+    from adapt.corpus.mixing import Order
+
+    return Order.open(folder)
+
+
+def _batches(job: TrainingJob, order: RowOrder, processes: int, rank: int) -> Batches:
+    import torch
+
+    from adapt.training.rows import batches
+
+    usual = GPU_MICRO_TOKENS if torch.cuda.is_available() else CPU_MICRO_TOKENS
+    return batches(
+        len(order),
+        block=job.settings.block,
+        batch_tokens=job.settings.batch_tokens,
+        micro_tokens=job.settings.micro_tokens or usual,
+        processes=processes,
+        rank=rank,
+    )
+
+
+def _finished(job: TrainingJob, identity: Identity) -> TrainingResult | None:
+    """The result of an earlier call, if it is of this very job and its model is whole."""
+    manifest = whole(job.folder / MODEL)
+    if manifest is None or not (job.folder / RESULT).is_file():
+        return None
+    identity.require_same(manifest, job.folder)
+    result = TrainingResult.read(job.folder / RESULT)
+    return replace(
+        result,
+        model=job.folder / MODEL,
+        adapter=job.folder / ADAPTER if result.adapter else None,
+        metrics=job.folder / NAME,
+    )
+
+
+class _Session:
+    """One call of `train_here`: what is there from the first check to the result."""
+
+    def __init__(
+        self,
+        job: TrainingJob,
+        order: RowOrder,
+        shared: Batches,
+        identity: Identity,
+        checkpoints: Checkpoints,
+        found: tuple[Path, dict[str, Any]] | None,
+        progress: Progress,
+        stop: threading.Event,
+    ) -> None:
+        from retrieval.embedding.load import EmbeddingSettings
+
+        self.job, self.order, self.batches, self.identity = job, order, shared, identity
+        self.checkpoints, self.found, self.progress, self.stop = checkpoints, found, progress, stop
+        self.settings = job.settings
+        self.cache = job.cache or EmbeddingSettings().cache_folder()
+        self.chief = shared.rank == 0
+        self.result: TrainingResult | None = None
+
+    def run(self) -> TrainingResult:
+        from transformers import set_seed
+
+        from adapt.training.arguments import arguments
+        from adapt.training.guards import LossGuard, require_rows, require_separate_documents
+        from adapt.training.loss import attach
+        from adapt.training.methods import device, is_flat, load_model, precision_of, under_adapter
+        from adapt.training.pulls import Pulls, ask_teacher, hold_back, require_possible, shape
+        from adapt.training.rows import Collator, OrderRows
+        from adapt.training.trainer import OrderTrainer
+
+        settings, job = self.settings, self.job
+        require_possible(settings, self.order)
+        precision = precision_of(settings)
+        args = arguments(
+            settings,
+            folder=job.folder / CHECKPOINTS,
+            steps=self.batches.steps,
+            micro_rows=self.batches.micro_rows,
+            accumulation=self.batches.accumulation,
+            seed=job.seed,
+            precision=precision,
+        )
+        wait = args.distributed_state.wait_for_everyone
+        pulls = Pulls()
+        here: dict[str, Any] = {
+            "precision": precision, "cache": self.cache, "progress": self.progress, "chief": self.chief, "wait": wait,
+        }  # fmt: skip
+        if not ask_teacher(job, self.order, pulls, stop=self.stop, **here):
+            return self._stopped_early()
+        set_seed(job.seed)
+        self.progress("loading", 0, 1)
+        model, tokenizer = load_model(job.model, settings, precision=precision, cache=self.cache)
+        self.config = {"use_cache": getattr(model.config, "use_cache", True)}
+        require_rows(model, tokenizer, self.order)
+        shape(model, settings)
+        attach(model)
+        collate = Collator(flat=is_flat(model))
+        require_separate_documents(model, self.order, collate, precision=precision, device=device())
+        if settings.method.kind != "full":
+            model = under_adapter(model, settings.method, activation_checkpointing=settings.activation_checkpointing)
+        hold_back(model, settings, pulls, job=job, order=self.order, steps=self.batches.steps, **here)
+        metrics = None
+        step = self.found[1]["step"] if self.found else 0
+        if self.chief:
+            metrics = MetricsFile(job.folder / NAME, since=step)
+        trainer = OrderTrainer(
+            model,
+            args,
+            data=OrderRows(self.order, pulls.kept),
+            batches=self.batches,
+            collate=collate,
+            pulls=pulls,
+            guard=LossGuard(metrics.losses if metrics else ()),
+            checkpoints=self.checkpoints,
+            metrics=metrics,
+            save=self._save,
+            minutes=settings.checkpoint_minutes,
+            every=settings.checkpoint_steps,
+            stop=self.stop,
+            progress=self.progress,
+            seconds=float(self.found[1]["seconds"]) if self.found else 0.0,
+        )
+        if self.chief:
+            whole_model = 4 * sum(weight.numel() for weight in model.parameters())
+            self.checkpoints.require_room(trainer.state_size(), whole_model)
+        try:
+            trainer.train(resume_from_checkpoint=str(self.found[0]) if self.found else None)
+            if not trainer.stopped:
+                self._write_result(trainer)
+        finally:
+            if metrics is not None:
+                metrics.close()
+        return self.result or self._result(trainer)
+
+    def _save(self, model: Any, folder: Path) -> None:
+        from adapt.training.methods import save_model
+
+        model.config.use_cache = self.config["use_cache"]
+        save_model(model, folder, like=self.job.model)
+
+    def _write_result(self, trainer: Any) -> None:
+        """The full model, and the adapter beside it."""
+        from adapt.training.methods import merged, narrowed, write_base_facts
+
+        self.progress("writing the model", 0, 1)
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        if self.chief:
+            facts = {"step": trainer.state.global_step, **self.identity.facts()}
+            if self.settings.method.kind != "full":
+
+                def fill(new: Path) -> None:
+                    self._save(model, new)
+                    write_base_facts(new, base=self.job.model, sha256=self.identity.model)
+
+                install(self.job.folder / ADAPTER, fill, facts)
+                model = merged(model, self.job.model, self.settings, cache=self.cache)
+            install(self.job.folder / MODEL, lambda new: self._save(narrowed(model, self.job.model), new), facts)
+            self.result = self._result(trainer)
+            self.result.write(self.job.folder / RESULT)
+            self.checkpoints.remove_all()
+        trainer.accelerator.wait_for_everyone()
+
+    def _stopped_early(self) -> TrainingResult:
+        """Before the first step of this session."""
+        facts = self.found[1] if self.found else {"step": 0, "tokens": 0, "seconds": 0.0}
+        return TrainingResult(
+            model=None,
+            adapter=None,
+            stopped=True,
+            step=int(facts["step"]),
+            steps=self.batches.steps,
+            tokens=int(facts["tokens"]),
+            seconds=float(facts["seconds"]),
+            loss=None,
+            metrics=self.job.folder / NAME,
+        )
+
+    def _result(self, trainer: Any) -> TrainingResult:
+        done = not trainer.stopped
+        return TrainingResult(
+            model=self.job.folder / MODEL if done else None,
+            adapter=self.job.folder / ADAPTER if done and self.settings.method.kind != "full" else None,
+            stopped=trainer.stopped,
+            step=trainer.state.global_step,
+            steps=self.batches.steps,
+            tokens=trainer.tokens,
+            seconds=round(trainer.seconds(), 3),
+            loss=trainer.last_loss,
+            metrics=self.job.folder / NAME,
+        )
+
+
+@contextmanager
+def _stopping_on_signals(stop: threading.Event) -> Iterator[None]:
+    """SIGTERM and the first Ctrl-C ask for a checkpoint and an end; the second Ctrl-C is the usual one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def ask(number: int, frame: Any) -> None:
+        del frame
+        _LOG.warning("stopping after a checkpoint (%s)", signal.Signals(number).name)
+        stop.set()
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, before[signal.SIGINT] or signal.default_int_handler)
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,84 @@
+"""Two processes train as one does: the same losses, the same weights up to the order of sums, and one set of files."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from made_orders import job_in, made_model, quiet, steps_of, weights_of
+from transformers import AutoTokenizer
+
+from adapt.corpus.mixing import mix
+from adapt.corpus.packing import pack
+from adapt.corpus.texts import TrainingText
+from adapt.recipe import Dapt, LearningRate, Mixture
+from adapt.training.train import train
+from retrieval.errors import FathomError
+
+torch.set_num_threads(1)
+SETTINGS = Dapt(block=32, batch_tokens=256, micro_tokens=64, precision="fp32", lr=LearningRate(peak=3e-3))
+
+
+def ordered(folder: Path, base: Path) -> Path:
+    """A real Order of two sources, of a few dozen rows."""
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    said = {"domain": "the dog sat on log number {}. ", "general": "绿茶第{}次不经过发酵。"}
+    sources = {
+        name: pack(
+            [TrainingText(str(n), text.format(n) * (1 + n % 4)) for n in range(60)],
+            tokenizer,
+            block=32,
+            folder=folder / name,
+            seed=0,
+            progress=quiet,
+        )
+        for name, text in said.items()
+    }
+    shares: Any = {"domain": Mixture(start=0.25, end=0.8), "general": "rest"}
+    mix(sources, shares, tokens=1500, epochs=1.0, seed=0, folder=folder / "order")
+    return folder / "order"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_model(tmp_path_factory.mktemp("base") / "model")
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_losses_of_one(tmp_path: Path, base: Path) -> None:
+    told, results = [], []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        ordered(folder, base)
+        result = train(job_in(folder, base, SETTINGS, processes=processes), progress=quiet)
+        results.append(result)
+        told.append(steps_of(result))
+    assert [line["step"] for line in told[0]] == [line["step"] for line in told[1]]
+    assert [line["loss"] for line in told[1]] == pytest.approx([line["loss"] for line in told[0]], rel=1e-5)
+    assert [line["grad_norm"] for line in told[1]] == pytest.approx([line["grad_norm"] for line in told[0]], rel=1e-4)
+    assert [line["shares"] for line in told[0]] == [line["shares"] for line in told[1]]
+    one, other = (weights_of(result.model) for result in results if result.model)
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_and_go_on(tmp_path: Path, base: Path) -> None:
+    ordered(tmp_path, base)
+    job = job_in(tmp_path, base, SETTINGS.model_copy(update={"batch_tokens": 64, "checkpoint_steps": 1}), processes=2)
+    stop = threading.Event()
+    stop.set()
+    first = train(job, progress=quiet, stop=stop)
+    assert first.stopped or first.model is not None
+    result = train(job, progress=quiet)
+    assert result.model is not None and result.step == result.steps
+    assert [line["step"] for line in steps_of(result)] == list(range(1, result.steps + 1))
+
+
+@pytest.mark.slow
+def test_a_failure_in_a_process_comes_back_as_its_sentence(tmp_path: Path, base: Path) -> None:
+    ordered(tmp_path, base)
+    settings = SETTINGS.model_copy(update={"trainer": {"push_to_hub": True}})
+    with pytest.raises(FathomError, match="push_to_hub cannot be set"):
+        train(job_in(tmp_path, base, settings, processes=2), progress=quiet)
