@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from adapt.recipe import Recipe, Stage
 from adapt.stages import Surroundings, clear, run_stage, sources_of, stage_key
 from eval.runs.parts import Progress
 from eval.runs.run_folder import now, read_json, write_json
-from retrieval.errors import UsageError
+from retrieval.errors import FathomError, UsageError
 from retrieval.storage.locking import WriterLock
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from retrieval.embedding.embedder import Embedder
 
 MANIFEST = "adaptation.json"
-STAGE = "stage.json"
+STAGE, METRICS = "stage.json", "metrics.jsonl"
 BASE = "base"
 RUNNING, FINISHED, STOPPED, GATED, FAILED = "unfinished", "finished", "stopped", "stopped at a gate", "failed"
 _LOG = logging.getLogger(__name__)
@@ -49,6 +48,7 @@ class StageResult:
     seconds: float
     skipped: bool
     facts: dict[str, Any]
+    settings: dict[str, Any] = field(default_factory=dict)
     measured: "Measurement | None" = None
     gates: "tuple[GateResult, ...]" = ()
 
@@ -143,14 +143,14 @@ class _Run:
     # --- the beginning -----------------------------------------------------------------------------------------------
 
     def _begin(self, name: str) -> None:
-        from adapt.registry import is_registered
+        from adapt.registry import fathom_version, is_registered
         from adapt.training.bases import base_folder, weights_hash
 
         self.manifest: dict[str, Any] = {
             "name": name,
             "recipe": self.recipe.model_dump(mode="json"),
             "recipe_sha256": recipe_hash(self.recipe),
-            "fathom": _version(),
+            "fathom": fathom_version(),
             "started": now(),
         }
         if (self.folder / MANIFEST).is_file():
@@ -209,9 +209,14 @@ class _Run:
 
         said = json.dumps([self.base_hash, self.recipe.seed, settings.model_dump(mode="json")], sort_keys=True)
         folder = self.cache / "synthetic" / hashlib.sha256(said.encode()).hexdigest()[:32]
-        return synthesise(
-            self.base, settings, seed=self.recipe.seed, folder=folder, progress=self.progress, stop=self.stop
-        )
+        try:
+            return synthesise(
+                self.base, settings, seed=self.recipe.seed, folder=folder, progress=self.progress, stop=self.stop
+            )
+        except FathomError:
+            if self.stop.is_set():
+                raise KeyboardInterrupt from None
+            raise
 
     # --- the stages --------------------------------------------------------------------------------------------------
 
@@ -258,16 +263,17 @@ class _Run:
         self.measured[name] = measured
         gates = self._judged(stage.kind, measured)
         return StageResult(
-            name,
-            stage.kind,
-            key,
-            folder,
-            result,
-            float(known["seconds"]),
-            skipped,
-            dict(known["facts"]),
-            measured,
-            gates,
+            name=name,
+            kind=stage.kind,
+            key=key,
+            folder=folder,
+            model=result,
+            seconds=float(known["seconds"]),
+            skipped=skipped,
+            facts=dict(known["facts"]),
+            settings=stage.settings.model_dump(mode="json"),
+            measured=measured,
+            gates=gates,
         )
 
     def _measure(self, label: str, model: Path) -> "Measurement":
@@ -305,10 +311,11 @@ class _Run:
         entry = self._registered(name) if status == FINISHED and self.results else None
         if entry is not None:
             self._note(model=entry.name)
-        report = self._report() if self.measured else None
+        report = self._report(name, status) if self.measured else None
         return RunResult(self.folder, name, status, tuple(self.results), self.measured.get(BASE), entry, report, failed)
 
     def _registered(self, name: str) -> "Entry":
+        from adapt.evidence.changes import figures_with_changes
         from adapt.registry import register
 
         last = self.results[-1]
@@ -322,16 +329,59 @@ class _Run:
                 "recipe": {"name": self.recipe.name, "sha256": recipe_hash(self.recipe), "run": name},
                 "data": {corpus.name: corpus.sha256 for corpus in self.around.corpora.values()},
                 "stages": [{"name": one.name, "kind": one.kind, "key": one.key} for one in self.results],
-                "metrics": last.measured.as_json()["figures"],
-                "base_metrics": self.measured[BASE].as_json()["figures"],
+                "metrics": figures_with_changes(self.measured[BASE], last.measured),
                 "gates": [gate.said for one in self.results for gate in one.gates],
                 "prompt_versions": {},
             },
         )
 
-    def _report(self) -> Path:
+    def _report(self, name: str, status: str) -> Path:
+        from adapt.evidence.changes import figures_with_changes
+        from adapt.evidence.measuring import iterate_warnings
         from adapt.evidence.report import write_report
+        from adapt.evidence.run_facts import RunFacts, StageFacts
+        from eval.runs.environment import environment
 
+        base = self.measured[BASE]
+        stages = []
+        for result in self.results:
+            assert result.measured is not None
+            facts = dict(result.facts)
+            shares = facts.pop("shares", {})
+            stages.append(
+                StageFacts(
+                    name=result.name,
+                    kind=result.kind,
+                    state="kept" if result.skipped else "finished",
+                    sha256=result.measured.sha256,
+                    settings=result.settings,
+                    times={"stage": result.seconds},
+                    metrics=str((result.folder / METRICS).relative_to(self.folder)),
+                    planned=shares.get("planned", ()),
+                    realised=shares.get("realised", ()),
+                    measurement=result.measured.as_json(),
+                    changes=figures_with_changes(base, result.measured),
+                    gates=[gate.as_json() for gate in result.gates],
+                    report=facts,
+                )
+            )
+        facts_of_run = RunFacts(
+            name=name,
+            started=self.manifest["started"],
+            finished=self.manifest.get("finished"),
+            state=status,
+            recipe=self.manifest["recipe"],
+            recipe_sha256=self.manifest["recipe_sha256"],
+            base=self.manifest["base"],
+            stages=stages,
+            corpora={one.name: dict(one.report) for one in self.around.corpora.values()},
+            base_measurement=base.as_json(),
+            fathom=self.manifest["fathom"],
+            environment=environment(),
+            registered=self.manifest.get("model"),
+            notices=list(iterate_warnings(base)),
+        )
+        facts_of_run.write(self.folder)
         return write_report(self.folder)
 
     def _note(self, **facts: Any) -> None:
@@ -386,10 +436,3 @@ def _as_json(result: StageResult) -> dict[str, Any]:
         "facts": result.facts,
         "gates": [gate.as_json() for gate in result.gates],
     }
-
-
-def _version() -> str:
-    try:
-        return version("fathom-stack")
-    except PackageNotFoundError:
-        return "unknown"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from adapt.corpus.sealed_folder import MANIFEST
 from adapt.recipe import Dapt, Recipe, Stage, Tapt, Vocabulary
 from eval.runs.parts import Progress
+from eval.runs.run_folder import read_json
 from retrieval.errors import UsageError
 
 if TYPE_CHECKING:
@@ -92,20 +93,22 @@ def run_stage(stage: Stage, model: Path, folder: Path, around: Surroundings) -> 
 
 
 def _extend_vocabulary(settings: Vocabulary, model: Path, folder: Path, around: Surroundings) -> Outcome:
-    from adapt.vocabulary.extending import extend
+    from adapt.vocabulary.extending import REPORT, extend
+    from adapt.vocabulary.warming import StoppedError
 
-    result = extend(
-        model,
-        around.corpora[settings.source],
-        settings,
-        folder=folder,
-        seed=around.recipe.seed,
-        progress=around.progress,
-        stop=around.stop,
-    )
-    report = folder / "report.json"
-    facts = {"vocabulary": json.loads(report.read_bytes())} if report.is_file() else {}
-    return Outcome(result, facts)
+    try:
+        result = extend(
+            model,
+            around.corpora[settings.source],
+            settings,
+            folder=folder,
+            seed=around.recipe.seed,
+            progress=around.progress,
+            stop=around.stop,
+        )
+    except StoppedError:
+        return Outcome(None)
+    return Outcome(result, {"vocabulary": read_json(folder / REPORT)})
 
 
 def _train(settings: Dapt | Tapt, model: Path, folder: Path, around: Surroundings) -> Outcome:
@@ -113,6 +116,7 @@ def _train(settings: Dapt | Tapt, model: Path, folder: Path, around: Surrounding
     from adapt.training.train import train
 
     order, facts = order_of(settings, model, folder, around)
+    facts["shares"] = {"planned": order.planned, "realised": order.realised}
     job = TrainingJob(
         model=model,
         base=around.base,
