@@ -199,6 +199,30 @@ def test_a_dry_run_shows_the_plan_and_runs_nothing(
     assert refused.exit_code == 2 and "possible are at most" in refused.stderr and not called.calls
 
 
+# --- terms -----------------------------------------------------------------------------------------------------------
+
+
+def test_terms_are_listed_with_what_they_save(tmp_path: Path, model: Path) -> None:
+    words = ["waterwheel", "waterfall", "millstone", "millrace"]
+    lines = [json.dumps({"body": f"the {word} and the {word} sat on line {n}"}) for n in range(40) for word in words]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    asked = ("terms", f"{tmp_path / 'rows.jsonl'}#body", "--tokens", "6", "--model", str(model))
+    done = fathom(tmp_path / "w", *asked)
+    assert done.exit_code == 0, done.output
+    first = done.stdout.splitlines()[1].split("\t")
+    assert first[0] == "1" and int(first[3].replace(",", "")) >= 80 and first[5].endswith("%")
+    assert "6 tokens save" in done.stderr
+    said = json.loads(fathom(tmp_path / "w", *asked, "--json").stdout)
+    assert len(said["terms"]) == 6 and said["documents"] == 160 and 0 < said["saving"] < 1
+    assert said["terms"][0]["frequency"] == int(first[3].replace(",", ""))
+
+
+def test_terms_that_are_too_rare_are_none(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "a.txt").write_text("zygote quokka xylem", encoding="utf-8")
+    done = fathom(tmp_path / "w", "terms", str(tmp_path / "a.txt"), "--model", str(model))
+    assert done.exit_code == 0 and "no word is frequent enough" in done.stderr
+
+
 # --- lists and reports -----------------------------------------------------------------------------------------------
 
 
