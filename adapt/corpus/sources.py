@@ -228,7 +228,8 @@ class OpenSource:
         yield TrainingText(file.uri, without_heading(title, document.text) if title else document.text, title)
 
     def _lossy(self, uri: str, places: int) -> None:
-        self.warnings.add("lossy", uri, f"lossy decode: {places:,} places were no characters and became U+FFFD")
+        were = "place was no character" if places == 1 else "places were no characters"
+        self.warnings.add("lossy", uri, f"lossy decode: {places:,} {were} and became U+FFFD")
 
 
 def reader_version() -> str:
