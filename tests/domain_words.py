@@ -1,4 +1,4 @@
-"""A small made-up domain in two languages, and tiny byte-level tokenizers of every family that does not know its words."""
+"""A small made-up domain in two languages, and tiny byte-level tokenizers of each family that lack its words."""
 
 import random
 from collections.abc import Iterator
@@ -13,7 +13,8 @@ GENERAL = (
 TERMS = ("klystron", "thyratron", "magnetron", "waveguide")
 CHINESE_TERMS = ("水轮机", "调速器")
 LLAMA_3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 FAMILIES = ("gpt2", "llama3", "qwen")
 
@@ -61,7 +62,17 @@ def tokenizer(family: str) -> Any:
     gpt2: added tokens first. llama3: whole words are looked up before merges, added tokens last, <|begin|> before every
     text. qwen: NFC, added tokens behind the vocabulary and not in it, a class of its own.
     """
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import (
+        AddedToken,
+        Regex,
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        processors,
+        trainers,
+    )
     from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
 
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

@@ -88,7 +88,9 @@ def test_ten_thousand_strange_texts_are_never_longer_and_come_back(pairs: list[P
 
 
 CODE = st.lists(
-    st.sampled_from(["def ", "klystron", "_", "(", "self", ")", ":\n", "    ", "return ", "0x1F", "'s", '"', "//", "\t"])
+    st.sampled_from(
+        ["def ", "klystron", "_", "(", "self", ")", ":\n", "    ", "return ", "0x1F", "'s", '"', "//", "\t"]
+    )
 )
 CHINESE = st.text(st.sampled_from("水轮机调速器在左右的。，0a "), max_size=40)
 TEXTS = st.one_of(

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from tiny_models import save, sizes, word_tokenizer
 
 from adapt.recipe import Vocabulary, Warming
+from adapt.vocabulary import extending
 from adapt.vocabulary.extending import extend
 from adapt.vocabulary.terms import candidates
 from adapt.vocabulary.tokenizer_file import compare, encode, load, require_same_special_tokens
@@ -27,6 +28,12 @@ torch.set_num_threads(1)
 SETTINGS = Vocabulary(
     tokens=40, least_saving=0.0, warm=Warming(tokens=4000, lr=1e-2), block=32, batch_tokens=256, initialise="distil"
 )
+
+
+@pytest.fixture(autouse=True)
+def _few_strange_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real number takes most of a test's time; one test below has it."""
+    monkeypatch.setattr(extending, "STRANGE", 200)
 
 
 def quiet(stage: str, done: int, total: int) -> None:
@@ -48,7 +55,9 @@ def tensors(folder: Path) -> dict[str, Any]:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-@pytest.mark.parametrize(("family", "ties", "dtype"), zip(FAMILIES, (True, False, True), ("float32", "bfloat16", "float32"), strict=True))
+@pytest.mark.parametrize(
+    ("family", "ties", "dtype"), zip(FAMILIES, (True, False, True), ("float32", "bfloat16", "float32"), strict=True)
+)
 def test_a_folder_becomes_a_folder_with_domain_tokens(tmp_path: Path, family: str, ties: bool, dtype: str) -> None:
     start = base(tmp_path / "base", family, ties=ties, dtype=dtype, spare=7 if family == "qwen" else 0)
     result = extend(start, Domain(), SETTINGS, folder=tmp_path / "run", seed=1, progress=quiet)
@@ -71,7 +80,10 @@ def test_a_folder_becomes_a_folder_with_domain_tokens(tmp_path: Path, family: st
     assert {"model.safetensors", "tokenizer.json", "config.json", "chat_template.jinja"} <= report["files"].keys()
 
 
-def test_the_report_tells_what_was_added_saved_tried_and_learned(tmp_path: Path) -> None:
+def test_the_report_tells_what_was_added_saved_tried_and_learned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extending, "STRANGE", 10_000)
     start = base(tmp_path / "base")
     result = extend(start, Domain(), SETTINGS, folder=tmp_path / "run", seed=1, progress=quiet)
     report = json.loads((tmp_path / "run" / "report.json").read_text())
@@ -123,7 +135,7 @@ def test_stopped_it_goes_on_to_the_same_model(tmp_path: Path) -> None:
 
 
 def test_an_adapter_made_afterwards_needs_no_embeddings(tmp_path: Path) -> None:
-    """What fails elsewhere: LlamaFactory#5262 (size mismatch when merging), vllm#9280 (such an adapter is not served)."""
+    """What fails elsewhere: LlamaFactory#5262 (size mismatch when merging), vllm#9280 (not served)."""
     from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import AutoModelForCausalLM
 
@@ -161,7 +173,7 @@ def test_what_cannot_be_extended_is_refused_with_the_reason(tmp_path: Path) -> N
 def test_the_packaged_model_learns_words_of_the_enhancement_proposals(
     tmp_path: Path, shared_data: Callable[[str], Path]
 ) -> None:
-    """The real 49,152 tokens: what is promised on held-out proposals, that nothing gets longer, that it still speaks."""
+    """The real 49,152 tokens: it saves on held-out proposals, nothing gets longer, and it still speaks."""
     from eval.data.texts import read_texts
 
     texts = read_texts(shared_data("corpus_peps/peps.jsonl.gz")).documents
