@@ -54,6 +54,14 @@ def test_rows_that_come_again_are_asked_and_stored_once_and_the_size_is_known_be
     assert bytes_needed(1, 64) == 386
 
 
+def test_the_same_tokens_in_other_documents_are_another_row(tmp_path):
+    order = TinyOrder([row([4, 5, 6, 7], source=1), row([4, 5], [6, 7], source=1)])
+    stored = asked(order, tmp_path)
+    one, other = (stored.targets([number], [order.row(number)]) for number in (0, 1))
+    torch.testing.assert_close(one.logprobs[:2], other.logprobs[:2], atol=4e-3, rtol=0)
+    assert not torch.allclose(one.logprobs[2:], other.logprobs[2:], atol=4e-2)
+
+
 def test_a_second_call_loads_no_model_and_another_teacher_order_or_setting_is_another_folder(tmp_path):
     order = mixed()
     first = asked(order, tmp_path)
