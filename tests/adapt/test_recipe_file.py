@@ -163,6 +163,7 @@ WRONG = {
     ),
     "a word for a number": ("block: big", "stages[0].dapt.block: 'big' is not valid (line 4); expected a whole number"),
     "a part of a number": ("block: 1.5", "'1.5' is not valid (line 4); expected a whole number"),
+    "a number in quotes": ('block: "512"', "'512' is not valid (line 4); expected a whole number"),
     "true for a number": ("block: true", "expected a whole number"),
     "a number for a text": ("optimizer: 8", "expected 'adamw', 'adamw_8bit'"),
     "a misspelt word": (
