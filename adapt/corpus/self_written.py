@@ -21,8 +21,8 @@ REPEATING = 0.3
 ones are below (MedQuAD .27, Python functions .31, medians .52 and .55); a sentence over and over has .1 to .2."""
 LETTERS = 0.5
 """Share of letters, digits and blanks below which a text is symbols."""
-SHINGLE = 24
-"""Characters of an n-gram: four to five English words."""
+SHINGLE, SHINGLE_CHINESE = 24, 8
+"""Characters of an n-gram: four to five words of English, and of Chinese."""
 ONE_IN = 4
 """Only n-grams whose hash divides by this are remembered: a quarter of the memory, and 200 of a text of 800."""
 OVERLAP = 0.5
@@ -30,6 +30,7 @@ OVERLAP = 0.5
 EXAMPLES = 5
 _ENDS = re.compile(r"[.!?…][\"'”’)\]]*(?=\s|$)|[。！？][”’」』）]*|\n")
 _WORDS = re.compile(r"[一-鿿]|[^\W一-鿿]+")
+_CHINESE = re.compile(r"[一-鿿]")
 _SPACE = re.compile(r"\s+")
 
 
@@ -145,8 +146,9 @@ def distinct(texts: Sequence[Sequence[str]], n: int) -> float | None:
 
 
 def _shingles(plain: str) -> Iterator[int]:
-    for start in range(max(0, len(plain) - SHINGLE + 1)):
-        digest = zlib.crc32(plain[start : start + SHINGLE].encode())
+    size = SHINGLE_CHINESE if 4 * len(_CHINESE.findall(plain)) > len(plain) else SHINGLE
+    for start in range(max(0, len(plain) - size + 1)):
+        digest = zlib.crc32(plain[start : start + size].encode())
         if digest % ONE_IN == 0:
             yield digest
 

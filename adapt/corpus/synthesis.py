@@ -59,8 +59,8 @@ def synthesise(
     Text i is drawn with numbers that follow from (seed, i) alone, and the batches are always the same, so that a
     killed run goes on where it was and ends with the same bytes on the same machine; more `tokens` later only add to
     the file. report.json beside it says what was written, kept, and dropped why. Raises UsageError (a folder of other
-    settings; a length beyond the model's window), FathomError (nearly all of it is unusable; stopped), BusyError,
-    MissingError or DamagedError (the model, a damaged record), OSError (a full disk).
+    settings; a length beyond the model's window), FathomError (nearly all of it is unusable), BusyError, MissingError
+    or DamagedError (the model, a damaged record), KeyboardInterrupt (`stop`), OSError (a full disk).
     """
     folder.mkdir(parents=True, exist_ok=True)
     with WriterLock(folder / ".lock", doing="writing replay text", guarded=f"the folder '{folder}'"):
@@ -228,7 +228,7 @@ class _Writer:
             )
 
     def write(self, number: int, size: int, stop: threading.Event | None) -> Iterator[_Written]:
-        """Batch `number`, whole: texts number · size and on. Raises FathomError when stopped."""
+        """Batch `number`, whole: texts number · size and on. Raises KeyboardInterrupt when stopped."""
         import numpy as np
 
         kinds = list(self.starts)
@@ -270,7 +270,7 @@ class _Writer:
         with torch.inference_mode():
             for place in range(length):
                 if stop is not None and stop.is_set():
-                    raise FathomError("writing was stopped; run again to go on from the last finished batch")
+                    raise KeyboardInterrupt  # the batches before are kept
                 answer = self.model(input_ids=ids, past_key_values=past, use_cache=True)
                 past, logits = answer.past_key_values, answer.logits[:, -1].float()
                 drawn = sample(
@@ -283,6 +283,8 @@ class _Writer:
                 gained = logits.log_softmax(-1).gather(1, drawn[:, None])[:, 0].tolist()
                 next_tokens = drawn.tolist()
                 for at, row in enumerate(alive):
+                    if ended[row]:
+                        continue  # still in the batch, but what is drawn for it is no text
                     if put_in[row]:
                         next_tokens[at] = put_in[row].pop(0)
                     elif next_tokens[at] not in self.ends:

@@ -156,7 +156,8 @@ def to_markdown(found: Mapping[str, Any]) -> str:
         f"Change of bits per byte against the base ({DOMAIN} {_bare(base[DOMAIN])}, {GENERAL} {_bare(base[GENERAL])} "
         f"bits per byte; {documents[DOMAIN]:,} and {documents[GENERAL]:,} held-out pieces), mean of {seeds} seeds; "
         "less is better. Intervals hold the choice of pieces and the spread of seeds. Gain kept: the domain's gain by "
-        f"that without replay. p: of the difference in the general change to '{PLAIN}'. Tokens and seconds of training.",
+        f"that without replay. p: of the difference in the general change to '{PLAIN}'. Tokens and seconds are those "
+        "of a training.",
         "",
         *(f"- {row['name']}: {row['described']}" for row in found["rows"]),
         "",

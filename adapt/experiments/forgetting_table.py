@@ -4,20 +4,19 @@ Every cell (a row under a seed) is one training and one measurement, kept when f
 come from adapt/experiments/forgetting_rows.py, the training from whoever runs stages.
 """
 
-import argparse
 import hashlib
 import json
 import logging
 import shutil
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from adapt.experiments.forgetting_figures import DOMAIN, GENERAL, Cell, figures, to_markdown
-from adapt.experiments.forgetting_rows import Row, Weights, rows_of
-from adapt.recipe import Dapt, Recipe
+from adapt.experiments.forgetting_rows import Row
+from adapt.recipe import Dapt
 from eval.language import LanguagePart
 from eval.models.language_models import load_language_model
 from eval.runs.parts import PartFolder, Progress, Record, Tools
@@ -78,7 +77,7 @@ def fill_table(
 
     A cell that fails leaves its reason in the table and is tried again the next time; its model is removed once it is
     measured, for 24 models of 135 M weights are 13 GB. Raises UsageError for the same seed twice or texts that differ
-    from those of an earlier call, FathomError when stopped, BusyError, OSError (a full disk).
+    from those of an earlier call, KeyboardInterrupt (`stop`), BusyError, OSError (a full disk).
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise UsageError(f"seeds are different numbers, at least one; {list(seeds)} was given")
@@ -94,7 +93,7 @@ def fill_table(
             for row in rows:
                 progress("cells of the table", len(cells), whole)
                 if stop is not None and stop.is_set():
-                    raise FathomError("the table was stopped; run again to go on with the next cell")
+                    raise KeyboardInterrupt
                 cells.append(_cell(row, seed, stages, measuring, out, progress, stop))
                 progress("cells of the table", len(cells), whole)
         found = figures(before, cells)
@@ -138,7 +137,7 @@ def _cell(
         write_json(folder / FAILED, {"error": str(error), "at": now()})
         return Cell(row, seed, error=str(error))
     if stop is not None and stop.is_set():
-        raise FathomError("the table was stopped; run again to go on with this cell")
+        raise KeyboardInterrupt
     write_json(folder / RESULT, {"key": key, "tokens": trained.tokens, "seconds": trained.seconds, "seed": seed})
     (folder / FAILED).unlink(missing_ok=True)
     shutil.rmtree(work, ignore_errors=True)
@@ -167,63 +166,6 @@ class _Measuring:
             return kept.done()
         finally:
             kept.close()
-
-
-def main(words: Sequence[str], open_recipe: Callable[[Path], tuple[Recipe, Stages]], *, cache: Path) -> Path:
-    """The command: `--recipe FILE --out FOLDER` and what else `_options` has. Returns forgetting.md; prints nothing.
-
-    `open_recipe` reads a recipe and makes its base and texts ready. Raises UsageError for a recipe without a `dapt`
-    stage, SystemExit for words it does not know, and what `fill_table` raises.
-    """
-    options = _options().parse_args(words)
-    recipe, stages = open_recipe(options.recipe)
-    found = [stage.settings for stage in recipe.stages if isinstance(stage.settings, Dapt)]
-    if not found:
-        raise UsageError(f"the recipe '{recipe.name}' has no dapt stage to compare remedies on")
-    rows = rows_of(
-        found[0],
-        tokens=options.tokens,
-        layers=stages.layers,
-        weights=Weights(options.kl, options.l2sp, options.ewc),
-        only=tuple(options.rows),
-    )
-    seeds = [recipe.seed + number for number in range(options.seeds)]
-    out: Path = options.out
-    fill_table(rows, seeds, stages, out=out, cache=cache, limit_bytes=options.limit_bytes, progress=_log_progress)
-    return out / TABLE_MARKDOWN
-
-
-def _options() -> argparse.ArgumentParser:
-    strengths = Weights()
-    parser = argparse.ArgumentParser(prog="forgetting-table", description="Remedies against forgetting, side by side.")
-    parser.add_argument("--recipe", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the table; finished cells there are kept")
-    parser.add_argument("--tokens", type=_count, default=30_000, help="of every training")
-    parser.add_argument("--seeds", type=_count, default=3, help="how many, from the recipe's on")
-    parser.add_argument("--rows", nargs="*", default=[], help="names of rows; all by default")
-    parser.add_argument("--limit-bytes", type=_count, default=100_000, help="of each held-out text, about")
-    for name in ("kl", "l2sp", "ewc"):
-        parser.add_argument(
-            f"--{name}", type=_positive, default=getattr(strengths, name), help="where the recipe has none"
-        )
-    return parser
-
-
-def _count(word: str) -> int:
-    if not word.isdecimal() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"'{word}' is no whole number from 1 on")
-    return int(word)
-
-
-def _positive(word: str) -> float:
-    number = float(word)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"'{word}' is no number above 0")
-    return number
-
-
-def _log_progress(stage: str, done: int, total: int) -> None:
-    _LOG.info("%s %d/%d", stage, done, total)
 
 
 def _slug(name: str) -> str:

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from tiny_models import byte_tokenizer, llama, save
 
+from adapt.experiments.__main__ import forgetting_of, options_of
+from adapt.experiments.__main__ import main as run_command
 from adapt.experiments.forgetting_figures import Cell, figures, to_markdown
 from adapt.experiments.forgetting_rows import PLAIN, Row, Weights, rows_of
-from adapt.experiments.forgetting_table import Trained, fill_table, main
+from adapt.experiments.forgetting_table import Trained, fill_table
 from adapt.recipe import Dapt, Recipe, Source, Stage, Vocabulary
 from eval.runs.parts import Progress, Record
 from retrieval.errors import DamagedError, FathomError, UsageError
@@ -240,44 +242,30 @@ def test_a_stopped_table_goes_on_with_the_next_cell(tmp_path: Path) -> None:
         if stage == "cells of the table" and done == 1:
             stop.set()
 
-    with pytest.raises(FathomError, match="run again"):
+    with pytest.raises(KeyboardInterrupt):
         filled(stages, tmp_path / "out", progress=stop_after_one, stop=stop)
     filled(stages, tmp_path / "out")
     assert stages.asked == [("domain", 0), ("domain,general", 0)]
 
 
 def test_the_command_takes_the_stage_of_a_recipe(tmp_path: Path) -> None:
-    stages = TinyStages(tmp_path)
-
-    def opened(file: Path) -> tuple[Recipe, TinyStages]:
-        kinds = {"a": Stage(kind="vocabulary", settings=Vocabulary()), "b": Stage(kind="dapt", settings=Dapt())}
-        names = ("a",) if file.name == "none.yaml" else ("a", "b")
-        return Recipe(
-            name="r",
-            root=tmp_path,
-            seed=5,
-            data={"domain": Source(path="x")},
-            stages=tuple(kinds[name] for name in names),
-        ), stages
-
-    words = [
-        "--recipe",
-        "some.yaml",
-        "--out",
-        str(tmp_path / "out"),
-        "--tokens",
-        "480",
-        "--seeds",
-        "1",
-        "--rows",
-        "replay",
-    ]
-    text = main(words, opened, cache=tmp_path / "cache")
+    stages, cache = TinyStages(tmp_path), tmp_path / "cache"
+    kinds = (Stage(kind="vocabulary", settings=Vocabulary()), Stage(kind="dapt", settings=Dapt()))
+    recipe = Recipe(name="r", root=tmp_path, seed=5, data={"domain": Source(path="x")}, stages=kinds)
+    words = ["forgetting", "--recipe", "r.yaml", "--out", str(tmp_path / "out"), "--tokens", "480", "--seeds", "1"]
+    options = options_of([*words, "--rows", "replay"])
+    text = forgetting_of(recipe, stages, options, cache)
     assert "replay" in text.read_text("utf-8") and stages.asked == [("domain", 5), ("domain,general", 5)]
     with pytest.raises(UsageError, match="no dapt stage"):
-        main(["--recipe", "none.yaml", "--out", str(tmp_path / "o")], opened, cache=tmp_path / "cache")
-    with pytest.raises(SystemExit):
-        main([*words, "--l2sp", "-1"], opened, cache=tmp_path / "cache")
+        forgetting_of(recipe.model_copy(update={"stages": kinds[:1]}), stages, options, cache)
+    for wrong in (["--l2sp", "-1"], ["--seeds", "0"], ["--tokens", "many"]):
+        with pytest.raises(SystemExit):
+            options_of([*words, *wrong])
+
+
+def test_the_command_says_what_is_wrong_in_a_sentence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert run_command(["forgetting", "--recipe", str(tmp_path / "none.yaml"), "--out", str(tmp_path / "out")]) == 2
+    assert "none.yaml" in caplog.text
 
 
 def test_the_same_seed_twice_is_refused(tmp_path: Path) -> None:
