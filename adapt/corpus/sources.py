@@ -134,7 +134,9 @@ class OpenSource:
         Raises ReadingError where the one file cannot be read, or changed since it was listed.
         """
         used: set[bytes] = set()
-        for text in self._read(progress, seed):
+        for count, text in enumerate(self._read(progress, seed)):
+            if count % 256 == 0 and len(self._files) < 2:
+                progress("reading", count, 0)
             name = text.id
             key = hashlib.blake2b(name.encode(), digest_size=8).digest()
             again = 1
@@ -152,13 +154,12 @@ class OpenSource:
             limit = self.source.limit * _SEVERAL if self.source.limit is not None else None
             yield from self._rows(self._hub.rows(self.columns.top(), limit=limit, seed=seed), "row ")
             return
-        done = 0
         with Reader() as reader:
-            for file in self._files:
+            for done, file in enumerate(self._files):
+                if len(self._files) > 1:
+                    progress("reading", done, len(self._files))
                 own = is_rows(file.path) or (self._single and _is_plain(file.path))
                 yield from self._own(file) if own else self._parsed(file, reader)
-                done += file.size
-                progress("reading", done, self.size)
 
     def _own(self, file: SourceFile) -> Iterator[TrainingText]:
         """Rows or plain text, read here. In a folder, a file that cannot be read is left out."""
