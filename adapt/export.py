@@ -1,4 +1,4 @@
-"""A folder with a llama or qwen model → one GGUF file that the embedded engine and llama.cpp read.
+"""A folder with a llama model → one GGUF file that the embedded engine and llama.cpp read.
 
 Weights in 8 bits (Q8_0) or half precision, with the folder's own tokenizer and chat template. It runs no model.
 """
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["q8_0", "f16"]
 KINDS: tuple[Kind, ...] = ("q8_0", "f16")
-ARCHITECTURES = ("llama", "qwen2", "qwen3")
-"""What OpenVINO GenAI 2026.4 reads from a GGUF."""
+ARCHITECTURES = ("llama",)
+"""OpenVINO GenAI 2026.4 reads qwen2 and qwen3 too, but splits a qwen2's text in its own way whatever the file says."""
 _GPT2 = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
 
@@ -71,7 +71,7 @@ def _read(folder: Path) -> _Model:
     if architecture not in ARCHITECTURES:
         raise UsageError(
             f"'{folder}' is a model of the kind '{str(architecture)[:40]}', and GGUF files are written of "
-            f"{', '.join(ARCHITECTURES)}; run it with the local engine"
+            f"{', '.join(ARCHITECTURES)} alone; run it with the local engine"
         )
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if isinstance(rope, dict) and rope.get("rope_type", rope.get("type", "default")) != "default":
@@ -119,16 +119,13 @@ def _splitter(tokenizer: Mapping[str, Any], folder: Path) -> str:
     """GGUF's name for how text is split before merging. Raises UsageError for a way that has none here."""
     splitter = dict(tokenizer.get("pre_tokenizer") or {})
     splitter.pop("trim_offsets", None)
-    if splitter == _GPT2:
-        return "gpt-2"
     steps = splitter.get("pretokenizers") or []
     kinds = [step.get("type") for step in steps]
-    # Digits apart, then GPT-2's way: the readers know no such way, but without a merge of digits it is the same.
-    if kinds == ["Digits", "ByteLevel"] and not _merges_digits(tokenizer):
-        return "gpt-2"
-    pattern = str((steps[0].get("pattern") or {}).get("Regex", "")) if kinds == ["Split", "ByteLevel"] else ""
-    if r"\p{N}|" in pattern and r"\p{N}{1,3}" not in pattern:
-        return "qwen2"
+    # GPT-2's way, or that with digits apart first, which without a merge of digits is the same. OpenVINO GenAI 2026.4
+    # splits so under the name "smollm" alone: under "gpt-2" and "default" it takes 's and 't apart. llama.cpp's
+    # "smollm" sets digits apart.
+    if splitter == _GPT2 or (kinds == ["Digits", "ByteLevel"] and not _merges_digits(tokenizer)):
+        return "smollm"
     raise UsageError(
         f"the tokenizer of '{folder}' splits text in a way that the embedded engine does not know; run the model with "
         "the local engine"
@@ -265,11 +262,10 @@ def _tensors(model: _Model, progress: Progress, total: int) -> Iterator[tuple[st
             values = values[: len(model.tokens)]
             if len(values) < len(model.tokens):
                 raise DamagedError(f"'{model.folder}' has {len(values):,} rows for {len(model.tokens):,} tokens")
-        if config["model_type"] == "llama" and ".self_attn." in name:
-            if ".q_proj." in name:
-                values = _interleaved(values, heads)
-            elif ".k_proj." in name:
-                values = _interleaved(values, groups)
+        if ".q_proj." in name:
+            values = _interleaved(values, heads)
+        elif ".k_proj." in name:
+            values = _interleaved(values, groups)
         yield wanted, np.ascontiguousarray(values)
 
 

@@ -13,7 +13,30 @@ from adapt.export import export_gguf
 from retrieval.errors import DamagedError, UsageError
 
 TEMPLATE = "{% for m in messages %}<s>{{ m.content }}{% endfor %}</s>"
-TEXTS = ("the cat sat on the log. 绿茶不经过发酵", "a1 22 b's 3.5, 'll\n\n\tx  ", "<s>the</s>", "😀 é ﬁ")
+TEXTS = (
+    "the cat sat on the log. 绿茶不经过发酵",
+    "it isn't the cat's; they'LL say a1 22 b's 3.5, 'll\n\n\tx  ",
+    "\n\n\tdef f():\r\n\r\n    return (x)==y //é ﬁ 绿茶，发酵。",
+    "<s>the</s>",
+    "😀 é ﬁ   and   so",
+)
+
+
+def english_tokenizer() -> Any:
+    """Byte-level BPE that has learnt whole words, 't and 's among them: who splits text otherwise shows."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet, show_progress=False
+    )
+    text = "it isn't the cat's log;; they'll say: (x) == y,  and   so\n\n\tdef f():\n    return 绿茶，发酵。"
+    tokenizer.train_from_iterator([text] * 20, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
 
 
 def made(folder: Path, kind: str = "llama", *, tie: bool = True, rows: int = 0, tokenizer: Any = None) -> Path:
@@ -33,15 +56,8 @@ def made(folder: Path, kind: str = "llama", *, tie: bool = True, rows: int = 0, 
         "initializer_range": 0.1,
         "tie_word_embeddings": tie,
     }
-    name = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3", "gpt2": "GPT2"}[kind]
-    if kind == "qwen3":
-        sizes["head_dim"] = 32
-    model = getattr(transformers, f"{name}ForCausalLM" if kind != "gpt2" else "GPT2LMHeadModel")(
-        getattr(transformers, f"{name}Config")(**sizes)
-    )
-    for parameter, values in model.named_parameters():
-        if parameter.endswith(".bias"):
-            torch.nn.init.normal_(values, std=0.3)
+    name = {"llama": "Llama", "qwen2": "Qwen2"}[kind]
+    model = getattr(transformers, f"{name}ForCausalLM")(getattr(transformers, f"{name}Config")(**sizes))
     return save(folder, model.eval(), tokenizer)
 
 
@@ -54,13 +70,13 @@ def logits(folder: Path) -> Any:
         return AutoModelForCausalLM.from_pretrained(folder)(ids).logits[0].numpy(), ids
 
 
-@pytest.mark.parametrize(("kind", "tie"), [("llama", True), ("llama", False), ("qwen2", True)])
-def test_transformers_reads_the_same_model_out_of_the_file(tmp_path: Path, kind: str, tie: bool) -> None:
+@pytest.mark.parametrize("tie", [True, False])
+def test_transformers_reads_the_same_model_out_of_the_file(tmp_path: Path, tie: bool) -> None:
     import torch
 
     from eval.models.language_models import load_parts, locate
 
-    folder = made(tmp_path / "model", kind, tie=tie)
+    folder = made(tmp_path / "model", tie=tie)
     before, ids = logits(folder)
     for wanted, far in (("f16", 0.01), ("q8_0", 0.2)):
         file = export_gguf(folder, tmp_path / f"{wanted}.gguf", kind=wanted)  # type: ignore[arg-type]
@@ -93,8 +109,8 @@ def test_the_header_says_what_the_readers_need(tmp_path: Path) -> None:
 
 
 def test_what_a_gguf_cannot_say_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="of the kind 'gpt2'"):
-        export_gguf(made(tmp_path / "gpt2", "gpt2"), tmp_path / "m.gguf")
+    with pytest.raises(UsageError, match="of the kind 'qwen2'"):
+        export_gguf(made(tmp_path / "qwen2", "qwen2"), tmp_path / "m.gguf")
     with pytest.raises(UsageError, match="no byte-level BPE"):
         export_gguf(made(tmp_path / "words", tokenizer=word_tokenizer()), tmp_path / "m.gguf")
     stretched = made(tmp_path / "stretched")
@@ -116,8 +132,7 @@ def test_what_a_gguf_cannot_say_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
-def test_the_embedded_engine_reads_the_same_tokens_and_writes_the_same_answer(tmp_path: Path, kind: str) -> None:
+def test_the_embedded_engine_reads_the_same_tokens_and_writes_the_same_answer(tmp_path: Path) -> None:
     import openvino
     import openvino_genai
     import torch
@@ -125,8 +140,9 @@ def test_the_embedded_engine_reads_the_same_tokens_and_writes_the_same_answer(tm
 
     from app.engines.loading import load_model
 
-    folder = made(tmp_path / "model", kind)
+    folder = made(tmp_path / "model", tokenizer=english_tokenizer())
     tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert "'t" in tokenizer.get_vocab()
     ids = tokenizer("the cat sat on the")["input_ids"]
     loaded = load_model(export_gguf(folder, tmp_path / "m.gguf", kind="f16"))
     for text in TEXTS:
