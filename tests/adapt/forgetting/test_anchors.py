@@ -197,6 +197,7 @@ def test_a_stored_fisher_comes_back_and_one_of_something_else_does_not(tmp_path)
         load_fisher(tmp_path / "absent.safetensors")
 
 
+@pytest.mark.slow
 def test_ewc_forgets_less_than_l2sp_although_it_lets_the_weights_go_further():
     """Counting by 1 on some tokens, then by 2 on others. With EWC more moves, but what the old task needs stays."""
     held = counting(1, rows=16, seed=99, among=(0, 30))
