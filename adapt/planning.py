@@ -150,6 +150,7 @@ class _Planning:
         """Of a corpus that an earlier run prepared. Only what is cheap to look for: no source of many gigabytes is
         hashed, and no data set of the hub asked for."""
         from adapt.corpus.preparing import prepared
+        from adapt.stages import decontamination_of
 
         if tokenize is None or self.folder is None or source.synthetic is not None or source.path.startswith("hub:"):
             return None
@@ -159,7 +160,7 @@ class _Planning:
             name,
             source,
             root=self.recipe.root,
-            decontaminate=self.recipe.decontaminate,
+            decontaminate=decontamination_of(self.recipe, name),
             seed=self.recipe.seed,
             cache=self.cache,
         )

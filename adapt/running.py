@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapt.recipe import Recipe, Stage
-from adapt.stages import Surroundings, clear, run_stage, sources_of, stage_key
+from adapt.stages import Surroundings, clear, decontamination_of, run_stage, sources_of, stage_key
 from eval.runs.parts import Progress
 from eval.runs.run_folder import now, read_json, write_json
 from retrieval.errors import FathomError, UsageError
@@ -93,15 +93,6 @@ def run(
     )
 
 
-def stage_names(recipe: Recipe) -> list[str]:
-    """The stages by the names they are asked for with: their kinds, numbered where one comes twice."""
-    kinds = [stage.kind for stage in recipe.stages]
-    return [
-        kind if kinds.count(kind) == 1 else f"{kind}-{kinds[: place + 1].count(kind)}"
-        for place, kind in enumerate(kinds)
-    ]
-
-
 class _Run:
     def __init__(
         self,
@@ -120,6 +111,8 @@ class _Run:
         self.results: list[StageResult] = []
 
     def go(self, name: str, from_stage: str | None, to_stage: str | None, fresh: bool) -> RunResult:
+        from adapt.recipe_file import stage_names
+
         names = stage_names(self.recipe)
         first = _place(names, from_stage, "--from") if from_stage else len(names)
         last = _place(names, to_stage, "--to") if to_stage else len(names) - 1
@@ -194,7 +187,7 @@ class _Run:
                 name,
                 source,
                 root=self.recipe.root,
-                decontaminate=self.recipe.decontaminate,
+                decontaminate=decontamination_of(self.recipe, name),
                 seed=self.recipe.seed,
                 cache=self.cache,
                 progress=self.progress,

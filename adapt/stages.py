@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapt.corpus.sealed_folder import MANIFEST
-from adapt.recipe import Dapt, Recipe, Stage, Tapt, Vocabulary
+from adapt.recipe import Dapt, Decontamination, Recipe, Stage, Tapt, Vocabulary
 from eval.runs.parts import Progress
 from eval.runs.run_folder import read_json
 from retrieval.errors import UsageError
@@ -66,6 +66,21 @@ def sources_of(stage: Stage) -> tuple[str, ...]:
     if settings.keep.ewc is not None:
         named.append(settings.keep.ewc.on)
     return tuple(dict.fromkeys(named))
+
+
+def trained_on(recipe: Recipe) -> frozenset[str]:
+    """Sources whose texts end up in the model: all that stages read but the sentences that TAPT looks for."""
+    found = set()
+    for stage in recipe.stages:
+        near = stage.settings.select.near if isinstance(stage.settings, Tapt) else None
+        mixed = () if isinstance(stage.settings, Vocabulary) else stage.settings.mix
+        found |= {name for name in sources_of(stage) if name != near or name in mixed}
+    return frozenset(found)
+
+
+def decontamination_of(recipe: Recipe, name: str) -> Decontamination:
+    """What a source's documents must not hold. Sentences of the task may be those of an evaluation: they choose texts."""
+    return recipe.decontaminate if name in trained_on(recipe) else Decontamination()
 
 
 def stage_key(stage: Stage, before: str, around: Surroundings) -> str:
