@@ -79,7 +79,7 @@ def trained_on(recipe: Recipe) -> frozenset[str]:
 
 
 def decontamination_of(recipe: Recipe, name: str) -> Decontamination:
-    """What a source's documents must not hold. Sentences of the task may be those of an evaluation: they choose texts."""
+    """What a source's documents must not hold. Sentences of the task may be an evaluation's: they only choose texts."""
     return recipe.decontaminate if name in trained_on(recipe) else Decontamination()
 
 
@@ -167,7 +167,7 @@ def order_of(settings: Dapt | Tapt, model: Path, folder: Path, around: Surroundi
     tokenizers = _Tokenizers(model, around.base)
     for name in settings.mix:
         if name == SELECTED:
-            texts, key, found = _selected(settings, folder, around)
+            texts, key, found = _selected(settings, tokenizers.of(model), folder, around)
             facts["selection"] = found
         else:
             corpus = around.corpora[name]
@@ -246,7 +246,7 @@ def _packed(
 
 
 def _selected(
-    settings: Dapt | Tapt, folder: Path, around: Surroundings
+    settings: Dapt | Tapt, tokenizer: Any, folder: Path, around: Surroundings
 ) -> "tuple[Iterator[TrainingText], str, dict[str, Any]]":
     from adapt.corpus.selection import select
 
@@ -261,6 +261,7 @@ def _selected(
         seed=around.recipe.seed,
         folder=folder / SELECTED,
         progress=around.progress,
+        count=lambda text: len(tokenizer.encode(text, add_special_tokens=False)),
     )
     return found.texts(), found.sha256, dict(found.report)
 

@@ -1,4 +1,4 @@
-"""A recipe run whole, on a tiny model: what is kept, what is done again, where it stops and that it goes on from there."""
+"""A recipe run whole, on a tiny model: what is kept, what is done again, where it stops and that it goes on."""
 
 import json
 import threading
@@ -52,7 +52,8 @@ class Place:
         file = self.folder / "small.yaml"
         file.write_text(
             f"base: {json.dumps(str(self.base))}\n"
-            "data:\n  domain: {path: domain.jsonl, held_out: 0.2, title: title, quality: false, near_duplicates: null}\n"
+            "data:\n"
+            "  domain: {path: domain.jsonl, held_out: 0.2, title: title, quality: false, near_duplicates: null}\n"
             "  general: {path: general.jsonl, held_out: 0.2, quality: false, near_duplicates: null}\n"
             "  task: {path: task.jsonl, held_out: 0, quality: false, near_duplicates: null}\n"
             f"measure: {{prompts: [the klystron]}}\ngates: {gates}\n{stages}",
