@@ -1,5 +1,5 @@
 """SIGKILL at random moments of a training: it must end with the weights and figures of one that nobody disturbed, bit
-for bit. `python tests/torture/training_kills.py --kills 50` prints one line of figures; exit 1 where anything differs."""
+for bit. `python tests/torture/training_kills.py --kills 50` prints its figures; exit 1 where anything differs."""
 
 import argparse
 import json
