@@ -47,8 +47,8 @@ _DEFINITION_ZH = re.compile(
     r"(?:是指|指的是|是一种|是一个|是一类|是一套|是一组|是一项|的定义是|被定义为)(?P<rest>.{10,})"
 )
 _NO_TERM_ZH = re.compile(
-    "^(?:这|那|它|他|她|我|你|其|此|该|如|因|所|但|而|也|就|并|不|最|更|都|还|另|一|第|上|下|前|后|以|只|很|可|有|没|当|在|对|把|从|由|"
-    "通过|常|原因|结果|目的|区别|关键|每|某|同|两|三|什么|下面|本|问题)|[的了就都也不要会能还只最]|则|往往|通常|同样|本身$"
+    "^(?:这|這|該|沒|當|從|過|還|兩|那|它|他|她|我|你|其|此|该|如|因|所|但|而|也|就|并|不|最|更|都|还|另|一|第|上|下|前|后|以|只|很|可|有|没|当|在|对|把|从|由|"
+    "通过|常|原因|结果|目的|区别|关键|每|某|同|两|三|什么|下面|本|问题)|[的了就都也不要会會能还還只最]|则|則|往往|通常|同样|本身$"
 )
 _CAUSE = re.compile(r"(?P<effect>[A-Z][^,;:()]{25,180}?),? because (?!of\b)(?P<cause>[^;:()]{20,200})\.")
 _CAUSE_FIRST = re.compile(r"(?:Because|Since) (?!of\b)(?P<cause>[^,;:()]{20,160}), (?P<effect>[^;:()]{25,200})\.")
@@ -60,6 +60,8 @@ _NO_EFFECT = re.compile(
 _CAUSE_ZH = re.compile(
     "(?:因[为為]|由[于於])(?P<cause>[^，。；：？]{6,60})，(?:所以|因此|因而)?(?P<effect>[^。；：？]{6,80})。"
 )
+# What begins so has lost its subject to the part before it.
+_NO_EFFECT_ZH = re.compile("[使故並并被讓让則则造導导令才更成為为也均仍常多未不较較]|一直")
 _CAUSE_ZH_LAST = re.compile(
     "(?:.{0,20}?之所以)?(?P<effect>[^。；：？，]{6,60})，[这這]?是?因[为為](?P<cause>[^。；：？]{6,80})。"
 )
@@ -99,7 +101,19 @@ def document(text: str, tongue: str) -> Document:
         counts = Counter(word for word in words_of_run(text) if 2 <= len(word) <= 6 and word not in stop)
     else:
         counts = Counter(word for word in _WORD.findall(text) if word.lower() not in stop)
-    return Document(tongue, text, {word: times for word, times in counts.items() if times >= KEYWORD_TIMES})
+    often = {word: times for word, times in counts.items() if times >= KEYWORD_TIMES}
+    return Document(
+        tongue, text, often if tongue == "en" else {w: n for w, n in often.items() if _stands_alone(w, text)}
+    )
+
+
+def _stands_alone(word: str, text: str) -> bool:
+    """Whether a Chinese word has other characters around it from place to place: 特拉斯 that only stands in 史特拉斯堡
+    is none."""
+    places = [match.start() for match in re.finditer(re.escape(word), text)]
+    before = {text[place - 1 : place] for place in places}
+    after = {text[place + len(word) : place + len(word) + 1] for place in places}
+    return not any(len(around) == 1 and "\u3400" <= next(iter(around)) <= "\u9fff" for around in (before, after))
 
 
 def exercises(found: Sequence[Sentence], about: Document, limit: int, drawn: random.Random) -> list[Exercise]:
@@ -234,7 +248,9 @@ def _cause(sentence: str) -> tuple[str, str] | None:
 
 def _cause_zh(sentence: str) -> tuple[str, str] | None:
     match = _CAUSE_ZH.fullmatch(sentence) or _CAUSE_ZH_LAST.fullmatch(sentence)
-    return None if match is None else (f"{match['effect']}。", f"因为{match['cause']}。")
+    if match is None or _NO_EFFECT_ZH.match(match["effect"]):
+        return None
+    return f"{match['effect']}。", f"因为{match['cause']}。"
 
 
 def _dangles(sentence: str, about: Document) -> bool:
