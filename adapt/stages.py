@@ -248,21 +248,26 @@ def _packed(
 def _selected(
     settings: Dapt | Tapt, tokenizer: Any, folder: Path, around: Surroundings
 ) -> "tuple[Iterator[TrainingText], str, dict[str, Any]]":
-    from adapt.corpus.selection import select
+    from adapt.corpus.selection import Selected, select
 
     if not isinstance(settings, Tapt):
         raise UsageError(f"only 'tapt' selects text; give 'dapt' a source of the recipe instead of '{SELECTED}'")
     chosen = settings.select
-    found = select(
-        around.corpora[chosen.source].texts("train"),
-        around.corpora[chosen.near].texts("train"),
-        chosen,
-        embedder=around.embedder(),
-        seed=around.recipe.seed,
-        folder=folder / SELECTED,
-        progress=around.progress,
-        count=lambda text: len(tokenizer.encode(text, add_special_tokens=False)),
-    )
+    place = folder / SELECTED
+    if (place / MANIFEST).is_file():
+        found = Selected.open(place)
+    else:
+        found = select(
+            _until_stopped(around.corpora[chosen.source].texts("train"), around.stop),
+            around.corpora[chosen.near].texts("train"),
+            chosen,
+            embedder=around.embedder(),
+            seed=around.recipe.seed,
+            folder=place,
+            progress=around.progress,
+            cache=around.cache,
+            count=lambda texts: [len(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]],
+        )
     return found.texts(), found.sha256, dict(found.report)
 
 

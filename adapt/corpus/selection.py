@@ -1,13 +1,12 @@
-"""A corpus and sentences of a task → the passages of the corpus that are nearest to the task, for TAPT.
+"""The passages of a corpus nearest to a task's own texts, spread over topics, without repetitions: what task-adaptive
+pretraining reads when a task has few texts of its own (kNN-TAPT, Gururangan et al. 2020, arXiv:2004.10964).
 
-kNN-TAPT of Gururangan et al. 2020 (arXiv:2004.10964, section 4.2), with clusters that share the room so that no one
-topic takes it all. It knows vectors and texts; no tokenizer and no model that is trained.
+It knows no language model: tokens are counted by a function that it is given.
 """
 
-import hashlib
 import json
 import re
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,263 +14,324 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from adapt.corpus.sealed_folder import MANIFEST, read_array, read_manifest, write_folder
+from adapt.corpus.passage_vectors import passage_vectors
+from adapt.corpus.sealed_folder import read_manifest, write_folder
 from adapt.corpus.texts import TrainingText
 from adapt.recipe import Selection
+from eval.data.texts import storable
 from eval.runs.parts import Progress
-from retrieval.embedding.stored import keep
-from retrieval.errors import DamagedError, UsageError
+from retrieval.errors import UsageError
+from retrieval.passages import Document
+from retrieval.splitting import SplitSettings, split
 
 if TYPE_CHECKING:
     from retrieval.embedding.embedder import Embedder
 
-KIND = "a selection"
-TEXTS, VECTORS = "texts.jsonl", "vectors.npy"
-PASSAGE = 1_200
-"""Characters of a passage at most: about 250 tokens, what an embedding model of 256 reads whole."""
-LEAST = 120
-"""Characters below which a passage says too little to be near anything but by chance."""
-BATCH = 512
-"""Passages embedded between two saves."""
-ALIKE = 0.97
-"""Cosine from which on a passage says what one chosen before it says (boilerplate that documents share)."""
-EXAMPLES = 5
-_BLANK_LINES = re.compile(r"\n\s*\n")
-_SENTENCES = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
+KIND = "selected texts"
+TEXTS = "selected.jsonl"
+SPLITTING = SplitSettings(overlap_tokens=0, context_tokens=0)
+"""How documents are cut into passages: no sentence stands in two."""
+NEAR_DUPLICATE = 0.8
+"""Jaccard similarity of word 5-grams from which on the less similar of two passages is dropped."""
+_LIKE = 0.85
+"""Cosine below which two passages are not compared word by word."""
+_COMPARED = 20
+"""Nearest other passages that each is compared with."""
+_GRAM = 5
+_QUERIES = 1024
+_EXAMPLES = 5
+_SHOWN = 300
+_HAN = "\u3400-\u9fff"
+_WORD = re.compile(rf"[{_HAN}]|[^\W{_HAN}]+")
 
-
-@dataclass(frozen=True)
-class Selected:
-    """Passages that were chosen, neighbours of one document joined. `report` says how many there are and how near."""
-
-    folder: Path
-    sha256: str
-    report: Mapping[str, Any]
-
-    def texts(self) -> Iterator[TrainingText]:
-        """In the order of the corpus."""
-        with (self.folder / TEXTS).open(encoding="utf-8") as stream:
-            for line in stream:
-                row = json.loads(line)
-                yield TrainingText(row["id"], row["text"], row["title"])
-
-    @classmethod
-    def open(cls, folder: Path) -> "Selected":
-        """Raises MissingError, DamagedError."""
-        manifest = read_manifest(folder, KIND)
-        return cls(folder, manifest["sha256"], manifest["more"])
+Count = Callable[[Sequence[str]], list[int]]
+"""Texts → tokens of each for the model that will be trained."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Passage:
-    """Part `number` of text `place` of the corpus."""
+    """A stretch of a document; `document` counts documents as they came."""
 
-    place: int
-    number: int
+    document: int
+    start: int
+    end: int
     text: str
 
 
+class Selected:
+    """What was selected, on disk. `report` is for people and reports: counts, similarities, clusters, examples."""
+
+    def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
+        """Use `open`, which checks what is there."""
+        self.folder, self.sha256 = folder, str(manifest["sha256"])
+        self.report: Mapping[str, Any] = manifest["facts"]
+        self.file = folder / TEXTS
+        """Lines of {"id", "title", "text", "similarity", "cluster"}."""
+
+    @classmethod
+    def open(cls, folder: Path) -> "Selected":
+        """Check the hashes of all files. Raises MissingError, DamagedError."""
+        return cls(folder, read_manifest(folder, KIND))
+
+    def texts(self) -> Iterator[TrainingText]:
+        """The selected texts in the order of the corpus; passages that touch in a document are one text."""
+        with self.file.open(encoding="utf-8") as lines:
+            for line in lines:
+                row = json.loads(line)
+                yield TrainingText(row["id"], row["text"], row["title"])
+
+
 def select(
-    texts: Iterable[TrainingText],
-    gold: Iterable[TrainingText],
+    corpus_texts: Iterable[TrainingText],
+    gold_texts: Iterable[TrainingText],
     settings: Selection,
     *,
     embedder: "Embedder",
     seed: int,
     folder: Path,
     progress: Progress,
-    count: Callable[[str], int] | None = None,
+    cache: Path,
+    count: Count | None = None,
 ) -> Selected:
-    """Passages among the `neighbours` nearest of any sentence of `gold`, into `folder`.
+    """Cut both into passages of the embedder's size, take the `settings.neighbours` passages of the corpus nearest to
+    each gold passage (inner product, exact), drop near-duplicates, and keep `settings.tokens` tokens of them: in turn
+    the nearest of each of `settings.clusters` clusters, so that no topic takes it all.
 
-    Each of `clusters` (k-means over the passages found) gives its nearest in turn until `tokens` are reached, as
-    `count` counts them (None: a quarter of the bytes); what is said twice is taken once. Vectors that were made before
-    a kill are not made again. Raises UsageError where there is nothing to choose from or to be near to.
+    Vectors are kept in `cache` by the content of the passages: what was interrupted goes on, and other settings cost
+    nothing. `count` None counts with the embedder's tokenizer. Raises UsageError where either side has no text.
     """
-    if (folder / MANIFEST).is_file():
-        return Selected.open(folder)
-    sources = list(texts)
-    passages = [_Passage(place, n, part) for place, text in enumerate(sources) for n, part in enumerate(cut(text.text))]
-    wanted = list(dict.fromkeys(text.text.strip() for text in gold if text.text.strip()))
-    if not wanted:
-        raise UsageError(f"'{settings.near}' has no sentence that text could be near to; give some of the task")
-    if not passages:
-        raise UsageError(f"'{settings.source}' has no passage of {LEAST} characters to choose from; give it more text")
-    vectors = _embedded([p.text for p in passages], embedder, folder.with_name(folder.name + "-vectors"), progress)
-    found = _nearest(vectors, embedder.embed_passages(wanted), settings.neighbours)
-    progress("choosing texts", 0, 0)
-    labels = _clusters(vectors[list(found)], settings.clusters, seed)
-    size = count or (lambda text: max(1, len(text.encode()) // 4))
-    chosen = _chosen(passages, vectors, found, labels, settings.tokens, size)
-    joined = _joined([passages[index] for index in sorted(chosen)], sources)
+    documents, passages = _cut(corpus_texts, embedder, progress, "cut corpus")
+    _, gold = _cut(gold_texts, embedder, progress, "cut task")
+    for what, cut in (("corpus to select from", passages), ("task that texts are to be found for", gold)):
+        if not cut:
+            raise UsageError(f"the {what} has no text")
+    vectors = passage_vectors([p.text for p in passages], embedder, cache, progress, "embed corpus")
+    wanted = passage_vectors([p.text for p in gold], embedder, cache, progress, "embed task")
+    similarity, hits = _nearest(vectors, wanted, settings.neighbours, progress)
+    found = np.flatnonzero(hits)
+    found = found[np.lexsort((found, -similarity[found]))]  # the nearest first
+    kept = _without_near_duplicates(found, vectors, passages)
+    clusters = _clusters(vectors[kept], settings.clusters, seed)
+    tokens = np.array((count or embedder.count)([passages[number].text for number in kept]), dtype=np.int64)
+    taken = _in_turn(clusters, tokens, settings.tokens)
+    chosen = kept[taken]
+    rows = list(_joined(documents, passages, chosen, similarity, dict(zip(kept.tolist(), clusters, strict=True))))
 
     def fill(new: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         with (new / TEXTS).open("w", encoding="utf-8") as stream:
-            for text in joined:
-                stream.write(json.dumps({"id": text.id, "title": text.title, "text": text.text}) + "\n")
-        facts = {"settings": settings.model_dump(mode="json"), "seed": seed, "embedder": embedder.fingerprint.weights}
-        return facts, _report(passages, found, labels, chosen, joined, wanted, size)
+            for row in rows:
+                stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+        facts = {
+            "settings": settings.model_dump(),
+            "seed": seed,
+            "embedder": embedder.fingerprint.to_json(),
+            "documents": len(documents),
+            "passages": len(passages),
+            "gold_passages": len(gold),
+            "found": len(found),
+            "near_duplicates": len(found) - len(kept),
+            "passages_selected": len(chosen),
+            "texts": len(rows),
+            "documents_selected": len({passages[number].document for number in chosen}),
+            "tokens": int(tokens[taken].sum()),
+            "tokens_found": int(tokens.sum()),
+            "similarity": {
+                "selected": _spread(similarity[chosen]),
+                "found": _spread(similarity[found]),
+                "corpus": _spread(_best(vectors, wanted)),
+            },
+            "clusters": _told(clusters, tokens, taken, kept, passages, similarity),
+            "examples": _examples(rows),
+        }
+        return facts, {}
 
     write_folder(folder, KIND, fill)
     return Selected.open(folder)
 
 
-def cut(text: str) -> list[str]:
-    """Paragraphs joined up to `PASSAGE` characters, longer ones cut at the ends of sentences; nothing under `LEAST`."""
-    parts: list[str] = []
-    for paragraph in _BLANK_LINES.split(text):
-        paragraph = paragraph.strip("\n").rstrip()
-        if not paragraph.strip():
-            continue
-        pieces = [paragraph] if len(paragraph) <= PASSAGE else list(_pieces(paragraph))
-        for piece in pieces:
-            if parts and len(parts[-1]) + len(piece) + 2 <= PASSAGE and len(parts[-1]) < PASSAGE // 2:
-                parts[-1] += "\n\n" + piece
-            else:
-                parts.append(piece)
-    return [part for part in parts if len(part) >= LEAST]
+def _cut(
+    texts: Iterable[TrainingText], embedder: "Embedder", progress: Progress, stage: str
+) -> tuple[list[TrainingText], list[_Passage]]:
+    """Documents and their passages; those that are word for word another's are left out."""
+    documents: list[TrainingText] = []
+    passages: list[_Passage] = []
+    seen: set[str] = set()
+    for text in texts:
+        whole = storable(text.text)
+        for span in split(Document(text.id, whole, text.title), embedder, SPLITTING):
+            piece = whole[span.start : span.end]
+            if piece not in seen:
+                seen.add(piece)
+                passages.append(_Passage(len(documents), span.start, span.end, piece))
+        documents.append(TrainingText(text.id, whole, text.title))
+        progress(stage, len(documents), 0)
+    return documents, passages
 
 
-def _pieces(paragraph: str) -> Iterator[str]:
-    held = ""
-    for sentence in filter(None, _SENTENCES.split(paragraph)):
-        while len(sentence) > PASSAGE:  # a line without an end
-            yield sentence[:PASSAGE]
-            sentence = sentence[PASSAGE:]
-        between = "" if held.endswith(("。", "！", "？")) else " "
-        if held and len(held) + len(sentence) + 1 > PASSAGE:
-            yield held
-            held = sentence
-        else:
-            held = held + between + sentence if held else sentence
-    if held:
-        yield held
-
-
-def _embedded(texts: Sequence[str], embedder: "Embedder", folder: Path, progress: Progress) -> np.ndarray:
-    """(passages, dimension) float32, made in batches that are kept under the hash of what they are of."""
-    made = []
-    for start in range(0, len(texts), BATCH):
-        batch = texts[start : start + BATCH]
-        said = "\0".join((embedder.fingerprint.weights, *batch)).encode("utf-8", "surrogatepass")
-        place = folder / hashlib.sha256(said).hexdigest()[:32]
-        vectors = _kept(place)
-        if vectors is None or vectors.shape != (len(batch), embedder.dimension):
-            vectors = np.asarray(embedder.embed_passages(batch), dtype=np.float32)
-            keep(place, lambda new, vectors=vectors: np.save(new / VECTORS, vectors, allow_pickle=False))  # type: ignore[misc]
-        made.append(vectors)
-        progress("embedding the corpus", min(start + BATCH, len(texts)), len(texts))
-    return np.concatenate(made)
-
-
-def _kept(place: Path) -> np.ndarray | None:
-    if not (place / VECTORS).is_file():
-        return None
-    try:
-        return read_array(place / VECTORS)
-    except DamagedError:
-        return None  # it is made again
-
-
-def _nearest(vectors: np.ndarray, gold: np.ndarray, neighbours: int) -> dict[int, float]:
-    """Number of each passage among the neighbours of any gold sentence → its greatest cosine, the nearest first."""
+def _nearest(
+    vectors: np.ndarray, wanted: np.ndarray, neighbours: int, progress: Progress
+) -> tuple[np.ndarray, np.ndarray]:
+    """For every passage: its largest similarity to a gold passage that it is a neighbour of, and of how many it is."""
     import faiss
 
     index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(np.ascontiguousarray(vectors, dtype=np.float32))
-    cosines, numbers = index.search(np.ascontiguousarray(gold, dtype=np.float32), min(neighbours, len(vectors)))
-    best: dict[int, float] = {}
-    for row, near in zip(numbers, cosines, strict=True):
-        for number, cosine in zip(row.tolist(), near.tolist(), strict=True):
-            if number >= 0 and cosine > best.get(number, -2.0):
-                best[number] = cosine
-    return dict(sorted(best.items(), key=lambda pair: (-pair[1], pair[0])))
+    index.add(vectors)
+    similarity = np.full(len(vectors), -np.inf, dtype=np.float32)
+    hits = np.zeros(len(vectors), dtype=np.int64)
+    for at in range(0, len(wanted), _QUERIES):
+        scores, numbers = index.search(wanted[at : at + _QUERIES], min(neighbours, len(vectors)))
+        np.maximum.at(similarity, numbers.ravel(), scores.ravel())
+        np.add.at(hits, numbers.ravel(), 1)
+        progress("find", min(at + _QUERIES, len(wanted)), len(wanted))
+    return similarity, hits
 
 
-def _clusters(vectors: np.ndarray, clusters: int, seed: int) -> list[int]:
-    """The cluster of each vector; all in one where there are too few to tell apart (faiss wants 39 for each)."""
-    number = min(clusters, len(vectors) // 39)
-    if number < 2:
-        return [0] * len(vectors)
+def _best(vectors: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """float32 (passages,): the largest similarity of each passage to any gold passage."""
     import faiss
 
-    means = faiss.Kmeans(vectors.shape[1], number, niter=20, seed=seed + 1, spherical=True, verbose=False)
-    means.train(np.ascontiguousarray(vectors, dtype=np.float32))
-    _, labels = means.index.search(np.ascontiguousarray(vectors, dtype=np.float32), 1)
-    return [int(label) for label in labels[:, 0]]
+    index = faiss.IndexFlatIP(wanted.shape[1])
+    index.add(wanted)
+    return index.search(vectors, 1)[0][:, 0]
 
 
-def _chosen(
-    passages: Sequence[_Passage],
-    vectors: np.ndarray,
-    found: Mapping[int, float],
-    labels: Sequence[int],
-    tokens: int | None,
-    size: Callable[[str], int],
-) -> dict[int, int]:
-    """Numbers of the passages that are taken → their clusters: one of each cluster in turn, the nearest first."""
-    waiting: dict[int, list[int]] = defaultdict(list)
-    for number, label in zip(found, labels, strict=True):
-        waiting[label].append(number)
-    room = tokens if tokens is not None else None
-    taken: dict[int, int] = {}
-    rows = np.empty((0, vectors.shape[1]), dtype=np.float32)
-    while waiting:
-        for label in sorted(waiting):
-            number = waiting[label].pop(0)
-            if not waiting[label]:
-                del waiting[label]
-            if len(rows) and float((rows @ vectors[number]).max()) >= ALIKE:
+def _without_near_duplicates(found: np.ndarray, vectors: np.ndarray, passages: Sequence[_Passage]) -> np.ndarray:
+    """`found`, nearest first, without those that share most of their words with one before."""
+    import faiss
+
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(vectors[found])
+    scores, others = index.search(vectors[found], min(_COMPARED, len(found)))
+    grams: dict[int, frozenset[str]] = {}
+    gone = np.zeros(len(found), dtype=bool)
+    for place in range(len(found)):
+        for score, other in zip(scores[place], others[place], strict=True):
+            if other >= place or gone[other] or score < _LIKE:
                 continue
-            cost = size(passages[number].text)
-            if room is not None:
-                if cost > room:
-                    continue  # a shorter one of this or another cluster may still fit
-                room -= cost
-            taken[number] = label
-            rows = np.concatenate([rows, vectors[number][None]])
-    return taken
+            for number in (place, int(other)):
+                if number not in grams:
+                    grams[number] = _grams(passages[found[number]].text)
+            if _jaccard(grams[place], grams[int(other)]) >= NEAR_DUPLICATE:
+                gone[place] = True
+                break
+    return found[~gone]
 
 
-def _joined(passages: Sequence[_Passage], sources: Sequence[TrainingText]) -> list[TrainingText]:
-    """Passages that follow each other in a document as one text."""
-    texts: list[TrainingText] = []
-    last: _Passage | None = None
-    for passage in passages:
-        source = sources[passage.place]
-        if last is not None and (last.place, last.number + 1) == (passage.place, passage.number):
-            texts[-1] = TrainingText(texts[-1].id, f"{texts[-1].text}\n\n{passage.text}", source.title)
-        else:
-            texts.append(TrainingText(f"{source.id}#{passage.number}", passage.text, source.title))
-        last = passage
-    return texts
+def _grams(text: str) -> frozenset[str]:
+    words = [match[0].lower() for match in _WORD.finditer(text)]
+    return frozenset(" ".join(words[at : at + _GRAM]) for at in range(max(1, len(words) - _GRAM + 1)))
 
 
-def _report(
+def _jaccard(one: frozenset[str], other: frozenset[str]) -> float:
+    return len(one & other) / max(1, len(one | other))
+
+
+def _clusters(vectors: np.ndarray, wanted: int, seed: int) -> np.ndarray:
+    """int64: the cluster of each passage, by spherical k-means; all 0 where none are wanted."""
+    if wanted < 2 or len(vectors) <= wanted:
+        return np.zeros(len(vectors), dtype=np.int64) if wanted < 2 else np.arange(len(vectors))
+    import faiss
+
+    means = faiss.Kmeans(
+        vectors.shape[1], wanted, niter=20, seed=seed, spherical=True, min_points_per_centroid=1, verbose=False
+    )
+    means.train(vectors)
+    return means.index.search(vectors, 1)[1][:, 0]
+
+
+def _in_turn(clusters: np.ndarray, tokens: np.ndarray, limit: int | None) -> np.ndarray:
+    """Places of what is taken: always the next of the cluster with the fewest tokens so far, up to `limit` tokens.
+
+    So clusters get equal parts, and what a small one leaves over goes to the others. At least one is taken.
+    """
+    if limit is None or int(tokens.sum()) <= limit:
+        return np.arange(len(clusters))
+    waiting = {int(c): list(np.flatnonzero(clusters == c)[::-1]) for c in np.unique(clusters)}
+    used = Counter(dict.fromkeys(waiting, 0))
+    taken: list[int] = []
+    total = 0
+    while waiting:
+        cluster = min(waiting, key=lambda c: (used[c], -len(waiting[c]), c))
+        place = waiting[cluster].pop()
+        if not waiting[cluster]:
+            del waiting[cluster]
+        size = int(tokens[place])
+        if total + size > limit and taken:
+            continue
+        taken.append(int(place))
+        used[cluster] += size
+        total += size
+    return np.sort(np.array(taken, dtype=np.int64))
+
+
+def _joined(
+    documents: Sequence[TrainingText],
     passages: Sequence[_Passage],
-    found: Mapping[int, float],
-    labels: Sequence[int],
-    chosen: Mapping[int, int],
-    joined: Sequence[TrainingText],
-    wanted: Sequence[str],
-    size: Callable[[str], int],
-) -> dict[str, Any]:
-    cosines = np.array([found[number] for number in chosen]) if chosen else np.zeros(1)
-    sizes: dict[int, int] = defaultdict(int)
-    for label in chosen.values():
-        sizes[label] += 1
-    return {
-        "sentences": len(wanted),
-        "passages": len(passages),
-        "near": len(found),
-        "chosen": len(chosen),
-        "texts": len(joined),
-        "tokens": sum(size(passages[number].text) for number in chosen),
-        "clusters": len(set(labels)),
-        "passages_by_cluster": [sizes[label] for label in sorted(sizes)],
-        "cosine": {
-            name: round(float(np.quantile(cosines, share)), 4)
-            for name, share in (("lowest", 0.0), ("median", 0.5), ("highest", 1.0))
-        },
-        "examples": [passages[number].text[:160] for number in list(chosen)[:EXAMPLES]],
-    }
+    chosen: np.ndarray,
+    similarity: np.ndarray,
+    clusters: Mapping[int, int],
+) -> Iterator[dict[str, Any]]:
+    """Chosen passages in the order of the corpus; those with nothing but white space between them are one text."""
+    groups: list[list[int]] = []
+    for number in sorted(chosen.tolist()):
+        last = passages[groups[-1][-1]] if groups else None
+        this = passages[number]
+        touching = last is not None and last.document == this.document and last.end <= this.start
+        if touching and last and not documents[this.document].text[last.end : this.start].strip():
+            groups[-1].append(number)
+        else:
+            groups.append([number])
+    for group in groups:
+        first, last = passages[group[0]], passages[group[-1]]
+        document = documents[first.document]
+        best = max(group, key=lambda number: similarity[number])
+        yield {
+            "id": f"{document.id}#{first.start}-{last.end}",
+            "title": storable(document.title),
+            "text": document.text[first.start : last.end],
+            "similarity": round(float(similarity[best]), 4),
+            "cluster": int(clusters[best]),
+        }
+
+
+def _spread(similarities: np.ndarray) -> dict[str, float]:
+    """Quantiles."""
+    names = ("least", "tenth", "quarter", "median", "three_quarters", "nine_tenths", "most")
+    values = np.quantile(similarities, (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1)) if len(similarities) else np.zeros(7)
+    return {name: round(float(value), 4) for name, value in zip(names, values, strict=True)}
+
+
+def _told(
+    clusters: np.ndarray,
+    tokens: np.ndarray,
+    taken: np.ndarray,
+    kept: np.ndarray,
+    passages: Sequence[_Passage],
+    similarity: np.ndarray,
+) -> list[dict[str, Any]]:
+    """Each cluster: what was found and taken of it, and its nearest passage."""
+    selected = np.zeros(len(clusters), dtype=bool)
+    selected[taken] = True
+    told = []
+    for cluster in np.unique(clusters):
+        mine = clusters == cluster
+        best = int(np.flatnonzero(mine)[0])  # the nearest come first
+        told.append(
+            {
+                "cluster": int(cluster),
+                "found": int(mine.sum()),
+                "found_tokens": int(tokens[mine].sum()),
+                "selected": int((mine & selected).sum()),
+                "selected_tokens": int(tokens[mine & selected].sum()),
+                "similarity": round(float(similarity[kept[best]]), 4),
+                "example": passages[kept[best]].text[:_SHOWN],
+            }
+        )
+    return told
+
+
+def _examples(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The nearest and the least near of what was selected."""
+    order = sorted(rows, key=lambda row: -row["similarity"])
+    shown = [{**row, "text": row["text"][:_SHOWN]} for row in (*order[:_EXAMPLES], *order[-_EXAMPLES:])]
+    return {"nearest": shown[:_EXAMPLES], "furthest": shown[-_EXAMPLES:]}
