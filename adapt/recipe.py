@@ -215,6 +215,8 @@ class Reading(Settings):
 
     share: Share = 0.3
     tasks: tuple[Literal["comprehension", "title", "halves"], ...] = ("comprehension", "title", "halves")
+    on: tuple[str, ...] = ("domain", "selected")
+    """Sources of the mixture whose documents are transformed."""
 
 
 class Selection(Settings):

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.settings import EngineSettings, Settings
+from app.settings import EngineSettings, Settings, on_registered_model
 from app.workspace import DEFAULT_COLLECTION, collection_name
 from retrieval.errors import MissingError, UsageError
 
@@ -91,10 +91,11 @@ def engine(settings: Settings) -> "LLM":
 def engine_named(settings: Settings, name: str | None) -> "LLM":
     """The engine behind a word; everything that the word leaves open is as the settings say. See `engine`.
 
-    None is the settings' own engine, "embedded" and "local" those engines, "local:MODEL" that one on a model, a GGUF
-    file or OpenVINO folder the embedded engine on it, a folder with safetensors the local one on it,
-    `http://host:port/v1` a server, `http://host:port/v1#name` a model or adapter on it. The key is shown to the server
-    of the settings only (to any if they name none). Raises UsageError, MissingError, DamagedError.
+    None is the settings' own engine, "embedded" and "local" those engines, "local:MODEL" that one on a model, the name
+    of a registered model the embedded engine on its export, else the local one on it, a GGUF file or OpenVINO folder
+    the embedded engine on it, a folder with safetensors the local one on it, `http://host:port/v1` a server,
+    `http://host:port/v1#name` a model or adapter on it. The key is shown to the server of the settings only (to any if
+    they name none). Raises UsageError, MissingError, DamagedError.
     """
     return engine(replace(settings, engine=engine_settings(settings, name)))
 
@@ -124,14 +125,20 @@ def engine_settings(settings: Settings, name: str | None) -> EngineSettings:
     if name == "local":
         return replace(ours, name="local", url=None, **kept)
     if name.startswith("local:") and len(name) > len("local:"):
-        return replace(ours, name="local", url=None, model=Path(name.removeprefix("local:")), adapter=None)
+        chosen = replace(ours, name="local", url=None, model=Path(name.removeprefix("local:")), adapter=None)
+        return on_registered_model(chosen, settings.models)
+    from adapt.registry import is_registered
+
+    if is_registered(settings.models, name):
+        chosen = replace(ours, name="embedded", url=None, model=Path(name), adapter=None)
+        return on_registered_model(chosen, settings.models)
     folder = Path(name).expanduser()
     if name.endswith(".gguf") or (name and folder.is_dir()):
         bare = (folder / "config.json").is_file() and not (folder / "openvino_model.xml").is_file()
         return replace(ours, name="local" if bare else "embedded", url=None, model=Path(name), adapter=None)
     raise UsageError(
-        f"no engine '{name[:80]}'; write 'embedded', 'local', 'local:MODEL', the path of a .gguf file or of a model's "
-        "folder, or the address of a server, as in http://127.0.0.1:8000/v1#model"
+        f"no engine '{name[:80]}'; write 'embedded', 'local', 'local:MODEL', the name of a registered model, the path "
+        "of a .gguf file or of a model's folder, or the address of a server, as in http://127.0.0.1:8000/v1#model"
     )
 
 

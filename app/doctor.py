@@ -15,6 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from adapt.machine import GIB, cores, cpu_flags, memory_total
+
 State = Literal["ok", "note", "missing"]
 
 # The first release without the WAL-reset bug (sqlite.org/wal.html#walresetbug), and the branches it was ported to.
@@ -34,7 +36,6 @@ NEEDED_PACKAGES = {
     "watchfiles": "index sync --watch",
 }
 INSTALL = "make install (or: pip install -c constraints.txt -e .)"
-GIB = 1024**3
 
 
 @dataclass(frozen=True)
@@ -97,13 +98,9 @@ def _sqlite() -> Check:
     )
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _processor() -> Iterator[Check]:
-    yield Check("CPU cores", "ok", str(_cores()))
-    words = _cpu_words()
+    yield Check("CPU cores", "ok", str(cores()))
+    words = cpu_flags()
     if words is None:
         yield Check("CPU instructions", "note", "unknown on this system")
         return
@@ -118,34 +115,10 @@ def _processor() -> Iterator[Check]:
             yield Check(f"CPU {name}", "note", f"none of {', '.join(flags)}", f"{use}, needs a newer CPU")
 
 
-def _cpu_words() -> frozenset[str] | None:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        key, _, value = line.partition(":")
-        if key.strip().lower() in ("flags", "features"):
-            return frozenset(value.split())
-    return None
-
-
-def _memory_total() -> int:
-    """Bytes."""
-    import psutil
-
-    total = int(psutil.virtual_memory().total)
-    try:  # A container's own limit is what counts.
-        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
-    except OSError:
-        return total  # no cgroup of version 2 here
-    return min(total, int(limit)) if limit.isdigit() else total
-
-
 def _memory() -> Check:
     import psutil
 
-    total = _memory_total()
+    total = memory_total()
     found = f"{total / GIB:.1f} GiB, {min(int(psutil.virtual_memory().available), total) / GIB:.1f} GiB free"
     if total >= 3.5 * GIB:
         return Check("memory", "ok", found)
@@ -235,7 +208,7 @@ def _profiles(workspace: Path) -> Iterator[Check]:
     from app.profiles import Machine, home_of_models, needs, profiles_as_they_come, recommended
 
     free = shutil.disk_usage(home_of_models()).free / 1e9
-    best = recommended(Machine(_cores(), _memory_total() / GIB, _gpu_memory(), free))
+    best = recommended(Machine(cores(), memory_total() / GIB, _gpu_memory(), free))
     choose = f'write profile = "{best.name}" into {workspace / "fathom.toml"}'
     yield Check(
         "recommended profile",

@@ -67,9 +67,10 @@ class EngineSettings:
     """"embedded" runs a GGUF with OpenVINO, "local" any model with transformers, each in a process of its own, and
     "server" asks the one at `url`. Where it is not given it becomes the first without a `url` and the last with one."""
     model: Path | None = None
-    """A GGUF file (a path, or OWNER/REPOSITORY/FILE.gguf of the hub if it is on this machine), None being the model
-    that comes with Fathom; for "embedded" also a folder exported for OpenVINO, for "local" a folder with safetensors or
-    OWNER/NAME of the hub; for a server the name of a model or adapter, None being the one model that it has."""
+    """The name of a registered model ('fathom model list'), which the local engine runs if it was not exported; a GGUF
+    file (a path, or OWNER/REPOSITORY/FILE.gguf of the hub if it is on this machine), None being the model that comes
+    with Fathom; for "embedded" also a folder exported for OpenVINO, for "local" a folder with safetensors or OWNER/NAME
+    of the hub; for a server the name of a model or adapter, None being the one model that it has."""
     adapter: Path | None = None
     """A folder with a LoRA adapter that peft saved, for "local" and for OpenVINO folders; a server has its own."""
     url: str | None = None
@@ -185,6 +186,11 @@ class Settings:
         return self.workspace / "cache"
 
     @property
+    def models(self) -> Path:
+        """The folder whose sub-folders are the registered models."""
+        return self.workspace / "models"
+
+    @property
     def logs(self) -> Path:
         """Where tracebacks of unexpected errors go."""
         return self.workspace / "logs"
@@ -278,7 +284,28 @@ def _resolved(workspace: Path, profile: ProfileName, chosen: Mapping[str, Mappin
         elif section == "embedding" and "model" in own:
             defaults = {}
         parts[section] = _build(kinds[section], {**defaults, **own}, section)
-    return Settings(workspace=workspace, profile=profile, chosen=chosen, **parts)
+    settings = Settings(workspace=workspace, profile=profile, chosen=chosen, **parts)
+    return dataclasses.replace(settings, engine=on_registered_model(settings.engine, settings.models))
+
+
+def on_registered_model(engine: EngineSettings, models: Path) -> EngineSettings:
+    """The engine on a model of the registry where it names one; else as it is.
+
+    The embedded engine runs what was exported for it, the local one the model's own files, in place of the embedded one
+    too where nothing was exported. A registered name goes before a file or folder of that name, which its whole path
+    still means. Raises DamagedError.
+    """
+    if engine.name == "server" or engine.model is None:
+        return engine
+    from adapt.registry import find, is_registered
+
+    word = engine.model.as_posix()
+    if not is_registered(models, word):
+        return engine
+    entry = find(models, word)
+    if engine.name == "embedded" and entry.gguf is not None:
+        return dataclasses.replace(engine, model=entry.gguf)
+    return dataclasses.replace(engine, name="local", model=entry.folder)
 
 
 def _read_file(file: Path) -> dict[str, Any]:

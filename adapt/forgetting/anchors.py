@@ -35,8 +35,12 @@ class _Anchor:
 class Anchors:
     """Adds w · (θ - θ₀) for L2-SP, w · F · (θ - θ₀) for EWC, or the sum of both, to the gradients of what is trained.
 
-    That is the gradient of ½ w ‖θ - θ₀‖² and ½ w Σ F (θ - θ₀)². It is added once in a step of the optimizer, after the
-    micro-batches and before clipping, so it costs one pass over the weights instead of a graph in every forward pass.
+    That is the gradient of ½ w ‖θ - θ₀‖² and ½ w Σ F (θ - θ₀)². It is added once in a step of the optimizer, so it
+    costs one pass over the weights instead of a graph in every forward pass. Add it after clipping: clipping is against
+    spikes of the loss, and a few weights have so large an F (3 million times the mean in SmolLM2-135M) that their pull
+    alone would be the norm, and the loss's gradient would be scaled away with it. (A tiny model with such weights,
+    AdamW, clip 1, w 10, 60 steps: pulled before clipping, the norm is 770 on average and the new task's loss falls from
+    6.3 to 3.04; pulled after it, to 1.82, as without such weights.)
 
     Memory: θ₀ of every trained weight. In bf16 (2 bytes) where that is exact, as it is for a model published in bf16;
     otherwise in the weight's own precision: rounding 0.03 to bf16 moves it by up to 6e-5, which is what a step at a

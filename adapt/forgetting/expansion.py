@@ -57,7 +57,6 @@ def expand(model: Any, layers: int, where: Literal["spread", "top"]) -> list[int
     Where one does not hold (layers that share caches or inputs with others, mixed kinds counted by a rule), the model
     is left as it was and UsageError says why; also for quantised weights and for a model with an adapter.
     """
-    import torch
 
     inner = bare(model)
     config = text_config(model)
@@ -76,16 +75,13 @@ def expand(model: Any, layers: int, where: Literal["spread", "top"]) -> list[int
     originals = [_switch_off(stacked[place]) for place in made]
     try:
         _install(owner, attribute, stacked, config, _grown(settings, plan))
-        if not originals[0]:
-            raise UsageError(_refusal(inner, "the matrices that end its layers are not known"))
-        if not torch.equal(before, _logits(inner)):
-            raise UsageError(_refusal(inner, "a layer whose outputs are zero still changes what passes through"))
-        if not _smooth(inner, stacked[made[0]], originals[0]):
-            raise UsageError(_refusal(inner, "a small output of a new layer is blown up by what follows it"))
-        _compare_with_reloaded(inner)
+        why = _fault(inner, before, stacked[made[0]], originals[0])
     except BaseException:
         _install(owner, attribute, list(old), config, settings)
         raise
+    if why:
+        _install(owner, attribute, list(old), config, settings)
+        raise UsageError(_refusal(inner, why))
     return made
 
 
@@ -109,6 +105,26 @@ def train_only(model: Any, layers: Sequence[int]) -> int:
     for number in layers:
         there[number].requires_grad_(True)
     return sum(parameter.numel() for number in layers for parameter in there[number].parameters())
+
+
+def _fault(
+    model: Any, before: "Tensor", layer: "nn.Module", originals: "Mapping[Tensor, tuple[Tensor, float]]"
+) -> str | None:
+    """What is wrong with the expanded model, found by trying; None where nothing is."""
+    import torch
+
+    if not originals:
+        return "the matrices that end its layers are not known"
+    try:
+        if not torch.equal(before, _logits(model)):
+            return "a layer whose outputs are zero still changes what passes through"
+        if not _smooth(model, layer, originals):
+            return "a small output of a new layer is blown up by what follows it"
+        return _differs_from_reloaded(model)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, IndexError, TypeError, KeyError, AttributeError) as error:
+        return f"with them it does not run ({error})"
 
 
 def _refusal(model: Any, why: str) -> str:
@@ -237,25 +253,22 @@ def _install(
         setattr(config, name, value)
 
 
-def _compare_with_reloaded(model: Any) -> None:
-    """Build the model anew from its configuration, without memory for weights, and compare. Raises UsageError."""
+def _differs_from_reloaded(model: Any) -> str | None:
+    """Build the model anew from its configuration, without memory for weights, and say what differs."""
     import torch
 
-    config = copy.deepcopy(model.config)
-    try:
-        with torch.device("meta"):
-            fresh = type(model)(config)
-    except (ValueError, IndexError, TypeError, KeyError) as error:
-        raise UsageError(_refusal(model, f"its configuration does not take more layers ({error})")) from error
+    with torch.device("meta"):
+        fresh = type(model)(copy.deepcopy(model.config))
     here = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     there = {name: tuple(value.shape) for name, value in fresh.state_dict().items()}
     differing = sorted(here.keys() ^ there.keys()) or [name for name in here if here[name] != there[name]]
     if differing:
-        raise UsageError(_refusal(model, f"loaded again it would have another '{differing[0]}'"))
+        return f"loaded again it would have another '{differing[0]}'"
     for number, (mine, built) in enumerate(zip(stack(model)[1], stack(fresh)[1], strict=True)):
         for name in (one := _marks(mine)).keys() | (two := _marks(built)).keys():
             if one.get(name) != two.get(name):
-                raise UsageError(_refusal(model, f"loaded again, layer {number} would have another '{name}'"))
+                return f"loaded again, layer {number} would have another '{name}'"
+    return None
 
 
 def _marks(layer: "nn.Module") -> dict[str, Any]:
@@ -264,5 +277,7 @@ def _marks(layer: "nn.Module") -> dict[str, Any]:
         f"{path}.{name}": value
         for path, module in layer.named_modules()
         for name, value in vars(module).items()
-        if isinstance(value, int | float | str) and name not in ("training", "gradient_checkpointing")
+        if isinstance(value, int | float | str)
+        and not name.startswith("_")  # what transformers notes while it loads
+        and name not in ("training", "gradient_checkpointing")
     }

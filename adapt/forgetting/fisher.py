@@ -43,7 +43,9 @@ def fisher(model: Any, rows: Iterable[PackedRow], *, tokens: int, progress: Prog
 
     Normalised to mean 1 over all trained weights, so that EWC's `weight` is on the scale of L2-SP's (which is EWC with
     F = 1 everywhere) and means the same for models of every size, and whatever the model's loss on that text is: raw
-    means differ by orders of magnitude (see `scale`).
+    means differ by orders of magnitude (1e-4 for SmolLM2-135M on wikitext, 2e-10 for a tiny model that has learnt its
+    text by heart; see `scale`). Of SmolLM2's weights, half have less than 0.03, nine in ten less than 0.3, one in a
+    thousand more than 48; the gains of norms matter most.
 
     Weights that are frozen are left out. The model's mode and its gradients (none) are as before. One process; memory:
     gradients and F in fp32. Raises UsageError where no row predicts anything.

@@ -52,8 +52,8 @@ def held_units(step: int, steps: int, units: int) -> int:
 
 
 def hold(model: Any, settings: Freezing, step: int, steps: int) -> int:
-    """Forget the gradients of what is still held in this step; call after the micro-batches, before clipping and before
-    `Anchors.add_gradients`. Returns how many layers are held.
+    """Forget the gradients of what is still held in this step; call after the micro-batches, before clipping and so
+    before `Anchors.add_gradients`. Returns how many layers are held.
 
     An optimizer passes over a parameter whose gradient is None: no step, no weight decay, no state, so a held layer
     stays the same to the last bit. That works under DDP and FSDP as well, where `requires_grad` must not change after

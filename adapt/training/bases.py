@@ -4,7 +4,7 @@ from, and a hash of what lies in it. It trains nothing."""
 from dataclasses import replace
 from pathlib import Path
 
-from eval.models.language_models import UNPACK_UP_TO, locate, unpacked
+from eval.models.language_models import UNPACK_UP_TO, locate, quiet, unpacked
 from retrieval.errors import UsageError
 
 
@@ -23,7 +23,8 @@ def base_folder(name: str, *, cache: Path) -> Path:
             f"'{place.gguf}' has {size >> 20} MiB of quantised weights, and training on up to {UNPACK_UP_TO >> 20} MiB "
             "unpacked is what is offered; give the model's own folder with safetensors (OWNER/NAME of the hub)"
         )
-    there = unpacked(replace(place, adapter=None), cache)
+    with quiet():
+        there = unpacked(replace(place, adapter=None), cache)
     if there.gguf is not None:
         raise UsageError(f"'{place.gguf}' cannot be unpacked into '{cache}', which must be writable and have room")
     return there.folder

@@ -150,7 +150,16 @@ def attach(model: Any) -> Callable[[], None]:
         if teacher is not None:
             from adapt.forgetting.distance import kl as divergence
 
-            kl = divergence(hidden[here & kept], _head(head, shape), teacher, reduction="sum") * factor
+            kl = divergence(
+                hidden[here & kept],
+                head.weight,
+                teacher,
+                bias=getattr(head, "bias", None),
+                scale=shape.scale,
+                cap=shape.cap,
+                factor=factor,
+                reduction="sum",
+            )
         return {"loss": loss, "kl": kl}
 
     model.forward = forward
@@ -159,15 +168,3 @@ def attach(model: Any) -> Callable[[], None]:
         del model.forward
 
     return undo
-
-
-def _head(head: Any, shape: Logits) -> Any:
-    """The weight itself where that is all there is to the head, else what makes logits of hidden states."""
-    if shape == Logits() and getattr(head, "bias", None) is None:
-        return head.weight
-
-    def logits(states: torch.Tensor) -> torch.Tensor:
-        values = head(states).float() * shape.scale
-        return values if shape.cap is None else torch.tanh(values / shape.cap) * shape.cap
-
-    return logits

@@ -152,7 +152,11 @@ def _fisher(model: Any, job: TrainingJob, order: RowOrder, of: str, precision: s
     wish = job.settings.keep.ewc
     assert wish is not None
     source = order.sources.index(wish.on)
-    rows = (row for row in map(order.row, range(len(order))) if row.source == source)
+    blocks = getattr(order, "blocks", {}).get(wish.on)
+    # All of the source, which need not be trained on: a mixture may give it a share of 0.
+    rows: Any = (row for row in map(order.row, range(len(order))) if row.source == source)
+    if blocks is not None:
+        rows = map(blocks.row, range(blocks.rows))
     model.to(device())
     kind = torch.device(device()).type
     with torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16"):

@@ -131,14 +131,17 @@ class OrderTrainer(Trainer):
         return {"kept": kept, "teacher": teacher.at(predicting).to(targets.device)}
 
     def _clip_grad_norm(self, model: Any) -> Any:
-        """Everything between the last micro-batch and the optimizer: older weights pull, gradients are clipped, and
-        what is no number stops the training before it reaches a weight."""
+        """Everything between the last micro-batch and the optimizer: gradients are clipped, older weights pull, and
+        what is no number stops the training before it reaches a weight.
+
+        They pull after clipping, for the largest Fisher values are a million times the mean: such weights would swamp
+        the norm, and clipping would leave nothing of the loss (adapt/forgetting/anchors.py)."""
         counts = self.step_counts
         sums = self.accelerator.reduce(self.sums, "mean") if self.batches.processes > 1 else self.sums
         if self.pulls.hold is not None:
             self.pulls.hold(self.state.global_step)
-        penalty = self.pulls.anchors.add_gradients(self.model) if self.pulls.anchors is not None else None
         norm = super()._clip_grad_norm(model)
+        penalty = self.pulls.anchors.add_gradients(self.model) if self.pulls.anchors is not None else None
         loss, distance, gradient = torch.stack([*sums, torch.as_tensor(norm, device=sums.device)]).tolist()
         lr = float(self.optimizer.param_groups[0]["lr"])
         step = self.state.global_step + 1

@@ -128,7 +128,12 @@ def ask(
     filters: Filters = None,
     model: Annotated[
         Path | None,
-        typer.Option("--model", metavar="M", help="GGUF file or OpenVINO folder to answer with.", show_default=False),
+        typer.Option(
+            "--model",
+            metavar="M",
+            help="Registered model ('fathom model list'), GGUF file or OpenVINO folder to answer with.",
+            show_default=False,
+        ),
     ] = None,
     profile: Profile = None,
     collection: CollectionName = None,

@@ -3,6 +3,7 @@
 import errno
 import ipaddress
 import socket
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,11 +19,20 @@ def chat(
     port: Annotated[
         int | None, typer.Option("--port", "-p", min=1, max=65535, help="Port to listen on.", show_default="7860")
     ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model",
+            metavar="M",
+            help="Registered model ('fathom model list'), GGUF file or OpenVINO folder to answer with.",
+            show_default=False,
+        ),
+    ] = None,
     workspace: Workspace = None,
     as_json: AsJson = False,
 ) -> None:
     """Serve the chat page until Ctrl-C."""
-    run = begin(workspace, as_json, flags={"chat": {"host": host, "port": port}})
+    run = begin(workspace, as_json, flags={"chat": {"host": host, "port": port}, "engine": {"model": model}})
     address = run.settings.chat
     require_local(address.host)
     require_free(address.host, address.port)

@@ -5,20 +5,15 @@ that the script shows as text. The policy in the file's head lets only this very
 nothing else.
 """
 
-import base64
-import hashlib
 import shlex
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import TYPE_CHECKING, Any
-
-import jinja2
-from markupsafe import Markup
 
 from eval.comparison.comparing import ERRORS, Change, Comparison, PartComparison, Row
 from eval.figures.measures import HEADLINE, better, describe
 from eval.report import plots
 from eval.report.blocks import blocks
+from eval.report.filling import PACKAGE, filled, packaged
 from eval.report.findings import findings, signed
 from eval.report.items import GOLD, Selection, answer_of, select, short_id
 from eval.report.shape import Figure, Shaped, compared, direction, figure_of, shape, split_stage
@@ -44,7 +39,6 @@ def to_html(
     changes = compared(run, against, comparison) if against is not None and comparison is not None else []
     selection = _selection(parts, against, comparison)
     positions = {(shown["p"], shown["i"]): at for at, shown in enumerate(selection.items)}
-    style, script = _package_text("page.css"), _package_text("page.js")
     values: dict[str, Any] = {
         "name": line(run.name, 120),
         "against": line(against.name, 120) if against is not None else "",
@@ -67,43 +61,12 @@ def to_html(
             "items": selection.items,
             "parts": [_part_facts(part) for part in parts],
         },
-        "style": Markup(style),
-        "script": Markup(script),
-        "style_hash": _hash(style),
-        "script_hash": _hash(script),
         "place_of": lambda part, change: positions.get((part.place, short_id(change.id))),
         **_TOOLS,
     }
-    return _environment().get_template("page.html").render(values)
-
-
-def _package_text(name: str) -> str:
-    return resources.files("eval.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    """As a Content-Security-Policy names an inline style or script."""
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _cleaned(value: Any) -> Any:
-    if isinstance(value, jinja2.Undefined):
-        return str(value)  # raises: a name that is missing in the template is our mistake
-    return value if isinstance(value, Markup) else plain(value)
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_package_text),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        # What is written is cleaned before it is escaped, whoever forgot to.
-        finalize=_cleaned,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    return filled(
+        PACKAGE, "page.html", values, style=packaged(PACKAGE, "page.css"), script=packaged(PACKAGE, "page.js")
     )
-    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":"), "allow_nan": False}
-    return environment
 
 
 # --- the words at the top --------------------------------------------------------------------------------------------

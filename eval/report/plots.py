@@ -110,6 +110,13 @@ def whisker(
     return _markup(root)
 
 
+def bar(share: float, *, label: str = "", width: int = 160) -> Markup:
+    """A bar over `share` (0 to 1) of the width, for a table's cell."""
+    root = _drawing(width, 18, "share", label)
+    _element(root, "rect", x=0, y=5, width=max(1.0, width * min(1.0, max(0.0, share))), height=8, rx=2, class_="bar")
+    return _markup(root)
+
+
 def scale_of(numbers: Sequence[float | None], *, through_zero: bool = False) -> tuple[float, float]:
     """A round scale for whiskers that share it: [0, 1] where all are shares, symmetric where they are differences."""
     known = [n for n in numbers if n is not None]
@@ -154,13 +161,23 @@ class _Axes:
         return "M" + "L".join(f"{self.x(px):.1f} {self.y(py):.1f}" for px, py in points)
 
 
-def curves(series: Sequence[Series], *, title: str, x_label: str, y_label: str, description: str = "") -> Markup:
-    """Lines over a common x axis, each named at its end; the y axis begins at 0. At most four are told apart."""
+def curves(
+    series: Sequence[Series],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    description: str = "",
+    from_zero: bool = True,
+) -> Markup:
+    """Lines over a common x axis, each named at its end; the y axis begins at 0 where `from_zero`, else near the lowest
+    point. At most four are told apart."""
     shown = [line for line in series if line.points][:MOST_SERIES]
     root = _drawing(WIDTH, HEIGHT, "curves", title, description or f"{y_label} over {x_label}")
     xs = [x for line in shown for x, _ in line.points] or [0.0, 1.0]
     ys = [y for line in shown for _, y in line.points] or [0.0, 1.0]
-    axes = _Axes(root, ticks(min(0.0, *xs), max(xs)), ticks(min(0.0, *ys), max(ys) or 1.0, 5), x_label)
+    lowest = min(0.0, *ys) if from_zero else min(ys)
+    axes = _Axes(root, ticks(min(0.0, *xs), max(xs)), ticks(lowest, max(ys) or 1.0, 5), x_label)
     taken: list[float] = []
     for place, line in enumerate(shown):
         _element(root, "path", d=axes.path(line.points), class_=f"line s{place}")

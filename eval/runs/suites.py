@@ -4,7 +4,6 @@ It measures nothing and opens no file but the YAML itself; whether the data is t
 """
 
 import dataclasses
-import difflib
 import importlib
 import json
 import os
@@ -17,13 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from eval.runs.parts import Part
+from eval.runs.plain_yaml import Value, hint, read_yaml
 from retrieval.errors import UsageError
 
-if typing.TYPE_CHECKING:
-    from yaml.nodes import Node
-
-MAX_FILE_BYTES = 256 * 1024
-MAX_DEPTH = 12
 PART_NAME = re.compile(r"\w[\w.@+\-]{0,79}")
 """A part's folder bears its name."""
 
@@ -70,7 +65,7 @@ class Suite:
         for word in wanted:
             found = {name for name in self.parts if name == word or name.rpartition("@")[0] == word}
             if not found:
-                raise UsageError(f"suite '{self.name}' has no part '{word}'; {_hint(word, tuple(self.parts))}")
+                raise UsageError(f"suite '{self.name}' has no part '{word}'; {hint(word, tuple(self.parts))}")
             chosen |= found
         parts = {name: part for name, part in self.parts.items() if name in chosen}
         return dataclasses.replace(self, parts=parts, kinds={name: self.kinds[name] for name in parts})
@@ -103,7 +98,7 @@ def _from_root(value: Any, root: Path) -> Any:
 def part_class(kind: str) -> type[Any]:
     """The dataclass of a kind. Raises UsageError for a word that is none."""
     if kind not in KINDS:
-        raise UsageError(f"unknown kind of part '{kind[:80]}'; {_hint(kind, tuple(KINDS))}")
+        raise UsageError(f"unknown kind of part '{kind[:80]}'; {hint(kind, tuple(KINDS))}")
     return getattr(importlib.import_module(KINDS[kind].module), KINDS[kind].name)
 
 
@@ -136,32 +131,13 @@ def load_suite(path: Path, *, data: Path | None = None, seed: int | None = None)
     return _SuiteFile(path, data, seed).suite()
 
 
-def _hint(word: str, known: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean '{close[0]}'?" if close else f"known are {', '.join(known)}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Value:
-    """A value of the file with the line it begins on."""
-
-    line: int
-    content: Any
-    """Plain for what is no mapping; a dict of `_Value` for a mapping."""
-
-    def plain(self) -> Any:
-        if isinstance(self.content, dict):
-            return {key: value.plain() for key, value in self.content.items()}
-        return self.content
-
-
 class _SuiteFile:
     KEYS = ("name", "description", "data", "seed", "seeds", "defaults", "parts")
 
     def __init__(self, path: Path, data: Path | None, seed: int | None) -> None:
         self.path = path
         self.problems: list[str] = []
-        self.top = self._mapping(_parsed(path), "the file")
+        self.top = self._mapping(read_yaml(path, what="suite", needs="'parts:'", instead="use 'defaults:'"), "the file")
         self._known(self.top, self.KEYS, "the suite")
         root = self._typed(self.top.get("data"), str, "data")
         self.root = data or (Path(root).expanduser() if root else Path())
@@ -178,7 +154,7 @@ class _SuiteFile:
         defaults = self._mapping(self.top.get("defaults"), "'defaults'")
         for kind, value in defaults.items():
             if kind not in KINDS:
-                self._wrong(value.line, f"'defaults' has an unknown kind '{kind[:80]}'; {_hint(kind, tuple(KINDS))}")
+                self._wrong(value.line, f"'defaults' has an unknown kind '{kind[:80]}'; {hint(kind, tuple(KINDS))}")
         parts: dict[str, Part] = {}
         kinds: dict[str, str] = {}
         places: dict[str, str] = {}
@@ -209,7 +185,7 @@ class _SuiteFile:
         return seeds or [0]
 
     def _part(
-        self, word: str, entry: _Value, defaults: Mapping[str, _Value], seeds: list[int]
+        self, word: str, entry: Value, defaults: Mapping[str, Value], seeds: list[int]
     ) -> Iterable[tuple[str, str, Part, bool]]:
         what = f"part '{word[:80]}'"
         if not PART_NAME.fullmatch(word) or "@" in word:
@@ -252,7 +228,7 @@ class _SuiteFile:
                 return
             yield (f"{word}@{seed}" if seeded and len(seeds) > 1 else word), kind, part, optional
 
-    def _typed(self, value: _Value | None, wanted: Any, what: str) -> Any:
+    def _typed(self, value: Value | None, wanted: Any, what: str) -> Any:
         """`value` as the type wanted; None, with a problem noted, where it is not."""
         if value is None:
             return None
@@ -269,7 +245,7 @@ class _SuiteFile:
             self._wrong(value.line, f"{what} = {str(plain)[:80]!r} is not valid; put a text into quotes")
         return None
 
-    def _mapping(self, value: _Value | None, what: str) -> dict[str, _Value]:
+    def _mapping(self, value: Value | None, what: str) -> dict[str, Value]:
         if value is None or value.content is None:
             return {}
         if not isinstance(value.content, dict):
@@ -277,79 +253,10 @@ class _SuiteFile:
             return {}
         return dict(value.content)
 
-    def _known(self, given: Mapping[str, _Value], known: tuple[str, ...], what: str) -> None:
+    def _known(self, given: Mapping[str, Value], known: tuple[str, ...], what: str) -> None:
         for key, value in given.items():
             if key not in known:
-                self._wrong(value.line, f"{what} has an unknown key '{key[:80]}'; {_hint(key, known)}")
+                self._wrong(value.line, f"{what} has an unknown key '{key[:80]}'; {hint(key, known)}")
 
     def _wrong(self, line: int, sentence: str) -> None:
         self.problems.append(f"{self.path}, line {line}: {sentence}")
-
-
-def _parsed(path: Path) -> _Value:
-    """The file as values with lines. Raises UsageError for what is not plain YAML of a sensible size and depth."""
-    import yaml
-
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise UsageError(f"the suite {path} cannot be read: {error.strerror}") from error
-    if len(data) > MAX_FILE_BYTES:
-        raise UsageError(f"{path} is larger than {MAX_FILE_BYTES // 1024} KB, which no suite needs; shorten it")
-    try:
-        text = data.decode("utf-8-sig")
-        depth = 0
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):  # flat, where composing descends for every level
-            line = event.start_mark.line + 1  # type: ignore[union-attr]
-            if isinstance(event, yaml.AliasEvent):
-                raise UsageError(f"{path}, line {line}: a suite has no aliases ('*name'); use 'defaults:'")
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > MAX_DEPTH:
-                raise UsageError(f"{path}, line {line}: nested deeper than any suite is; shorten it")
-        loader = yaml.SafeLoader(text)
-        try:
-            node = loader.get_single_node()
-            if node is None:
-                raise UsageError(f"{path} is empty; a suite has 'parts:'")
-            return _value(path, loader, node)
-        finally:
-            loader.dispose()
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f", line {mark.line + 1}" if mark is not None else ""
-        raise UsageError(f"{path}{where} is not valid YAML: {error.problem or error.context}") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())[:200]}") from error
-
-
-def _value(path: Path, loader: Any, node: "Node") -> _Value:
-    """A node as plain values. Keys are taken as they are written: YAML 1.1 reads a key `on` as true."""
-    import yaml
-
-    line = node.start_mark.line + 1
-    if isinstance(node, yaml.CollectionNode) and node.tag not in _PLAIN_TAGS:
-        raise UsageError(f"{path}, line {line}: the tag '{node.tag[:80]}' has no place in a suite; remove it")
-    if isinstance(node, yaml.SequenceNode):
-        return _Value(line, [_value(path, loader, item).plain() for item in node.value])
-    if not isinstance(node, yaml.MappingNode):
-        style = node.style if isinstance(node, yaml.ScalarNode) else None
-        if node.tag == "tag:yaml.org,2002:str" and style is None and re.fullmatch(_EXPONENT, node.value):
-            return _Value(line, float(node.value))
-        return _Value(line, loader.construct_object(node))
-    content: dict[str, _Value] = {}
-    for key, item in node.value:
-        at = key.start_mark.line + 1
-        if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
-            raise UsageError(f"{path}, line {at}: a key must be a word")
-        if key.value in content:
-            raise UsageError(f"{path}, line {at}: the key '{key.value[:80]}' is given twice; keep one")
-        content[key.value] = _Value(at, _value(path, loader, item).content)
-    return _Value(line, content)
-
-
-_PLAIN_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
-# YAML 1.1 wants a point in 1.0e-3; who writes 1e-3 means the number too.
-_EXPONENT = r"[+-]?\d+(\.\d*)?[eE][+-]?\d+"

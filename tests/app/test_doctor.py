@@ -99,13 +99,13 @@ def test_a_profile_is_recommended_for_what_the_machine_has(monkeypatch: pytest.M
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(doctor, "_cores", lambda: 16)
-    monkeypatch.setattr(doctor, "_memory_total", lambda: 64 * doctor.GIB)
+    monkeypatch.setattr(doctor, "cores", lambda: 16)
+    monkeypatch.setattr(doctor, "memory_total", lambda: 64 * doctor.GIB)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**12, 0, 10**12))
     found = {check.name: check for check in doctor.examine(tmp_path)}
     assert found["recommended profile"].found.startswith("gpu (comfortable from 8 CPU cores")
     assert "hf download Qwen/Qwen3-8B" in found["recommended profile"].found
     assert 'profile = "gpu"' in found["recommended profile"].remedy
     assert found["profile embedded"].state == "ok" and found["profile laptop"].state == "note"
-    monkeypatch.setattr(doctor, "_memory_total", lambda: 8 * doctor.GIB)
+    monkeypatch.setattr(doctor, "memory_total", lambda: 8 * doctor.GIB)
     assert {check.name: check for check in doctor.examine(tmp_path)}["recommended profile"].found.startswith("laptop")

@@ -37,7 +37,7 @@ def command(
             "--model",
             "-m",
             metavar="MODEL",
-            help="GGUF file, folder with safetensors, or OWNER/NAME of the hub.",
+            help="Registered model, GGUF file, folder with safetensors, or OWNER/NAME of the hub.",
             show_default="the packaged model",
         ),
     ] = None,
@@ -107,7 +107,9 @@ def command(
     from eval.runs.suites import Suite
 
     texts = _texts(on or [])
-    models = {"": (_absolute(model), adapter)} | ({AGAINST: (_absolute(against), None)} if against else {})
+    registry = run.settings.models
+    models = {"": (_found(model, registry), adapter)}
+    models |= {AGAINST: (_found(against, registry), None)} if against else {}
     parts: dict[str, Part] = {}
     kinds: dict[str, str] = {}
     for ending, (name, on_it) in models.items():
@@ -178,8 +180,12 @@ def _labelled(word: str) -> tuple[str, str]:
     return "", word
 
 
-def _absolute(model: str | None) -> str | None:
-    """A model's path, absolute; a name of the hub as it is."""
+def _found(model: str | None, registry: Path) -> str | None:
+    """A model's path, absolute, that of a registered one too; a name of the hub as it is."""
+    from adapt.registry import find, is_registered
+
+    if model and is_registered(registry, model):
+        return str(find(registry, model).folder)
     return str(Path(model).expanduser().absolute()) if model and Path(model).expanduser().exists() else model
 
 

@@ -1,0 +1,278 @@
+"""One stage of a recipe and a model folder in, the next model folder out: what each kind of stage does, and on which
+texts it depends. It knows no gates, no report and no other stage.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adapt.corpus.sealed_folder import MANIFEST
+from adapt.recipe import Dapt, Decontamination, Recipe, Stage, Tapt, Vocabulary
+from eval.runs.parts import Progress
+from eval.runs.run_folder import read_json
+from retrieval.errors import UsageError
+
+if TYPE_CHECKING:
+    from adapt.corpus.mixing import Order
+    from adapt.corpus.packing import Blocks
+    from adapt.corpus.preparing import Corpus
+    from adapt.corpus.texts import TrainingText
+    from retrieval.embedding.embedder import Embedder
+
+VERSION = 1
+"""Raised when a stage's work changes: finished stages of older runs are then done again."""
+SELECTED = "selected"
+"""What TAPT calls the text that it selected."""
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What all stages of a run share. `base` is the folder of the recipe's base model."""
+
+    recipe: Recipe
+    base: Path
+    corpora: "Mapping[str, Corpus]"
+    cache: Path
+    embedder: "Callable[[], Embedder]"
+    progress: Progress
+    stop: threading.Event
+    processes: int | None = None
+    """None is one on a CPU and one for each GPU."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage left. `model` is None where it was stopped before its end; what it has done is kept."""
+
+    model: Path | None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def sources_of(stage: Stage) -> tuple[str, ...]:
+    """Sources of the recipe that a stage reads, each once."""
+    settings = stage.settings
+    if isinstance(settings, Vocabulary):
+        return (settings.source,)
+    named: list[str] = [name for name in settings.mix if name != SELECTED]
+    if isinstance(settings, Tapt):
+        named += [settings.select.source, settings.select.near]
+    if settings.keep.ewc is not None:
+        named.append(settings.keep.ewc.on)
+    return tuple(dict.fromkeys(named))
+
+
+def trained_on(recipe: Recipe) -> frozenset[str]:
+    """Sources whose texts end up in the model: all that stages read but the sentences that TAPT looks for."""
+    found = set()
+    for stage in recipe.stages:
+        near = stage.settings.select.near if isinstance(stage.settings, Tapt) else None
+        mixed = () if isinstance(stage.settings, Vocabulary) else stage.settings.mix
+        found |= {name for name in sources_of(stage) if name != near or name in mixed}
+    return frozenset(found)
+
+
+def decontamination_of(recipe: Recipe, name: str) -> Decontamination:
+    """What a source's documents must not hold. Sentences of the task may be an evaluation's: they only choose texts."""
+    return recipe.decontaminate if name in trained_on(recipe) else Decontamination()
+
+
+def stage_key(stage: Stage, before: str, around: Surroundings) -> str:
+    """SHA-256 of everything that decides a stage's result: its settings, the seed, its texts and all stages before."""
+    described = {
+        "version": VERSION,
+        "kind": stage.kind,
+        "settings": stage.settings.model_dump(mode="json"),
+        "seed": around.recipe.seed,
+        "before": before,
+        "texts": {name: around.corpora[name].sha256 for name in sources_of(stage)},
+    }
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+def run_stage(stage: Stage, model: Path, folder: Path, around: Surroundings) -> Outcome:
+    """Do a stage on the model in `model`, in `folder`; what a stopped run left there is gone on with.
+
+    Raises UsageError for what cannot be done with these texts, FathomError for training that went wrong.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(stage.settings, Vocabulary):
+        return _extend_vocabulary(stage.settings, model, folder, around)
+    return _train(stage.settings, model, folder, around)
+
+
+def _extend_vocabulary(settings: Vocabulary, model: Path, folder: Path, around: Surroundings) -> Outcome:
+    from adapt.vocabulary.extending import REPORT, extend
+    from adapt.vocabulary.warming import StoppedError
+
+    try:
+        result = extend(
+            model,
+            around.corpora[settings.source],
+            settings,
+            folder=folder,
+            seed=around.recipe.seed,
+            progress=around.progress,
+            stop=around.stop,
+        )
+    except StoppedError:
+        return Outcome(None)
+    return Outcome(result, {"vocabulary": read_json(folder / REPORT)})
+
+
+def _train(settings: Dapt | Tapt, model: Path, folder: Path, around: Surroundings) -> Outcome:
+    from adapt.training.job import TrainingJob
+    from adapt.training.train import train
+
+    order, facts = order_of(settings, model, folder, around)
+    facts["shares"] = {"planned": order.planned, "realised": order.realised}
+    job = TrainingJob(
+        model=model,
+        base=around.base,
+        order=order.folder,
+        settings=settings,
+        folder=folder,
+        seed=around.recipe.seed,
+        processes=around.processes,
+        cache=around.cache,
+    )
+    result = train(job, progress=around.progress, stop=around.stop)
+    facts["training"] = {
+        "steps": result.steps,
+        "tokens": result.tokens,
+        "seconds": result.seconds,
+        "loss": result.loss,
+        "metrics": result.metrics.name,
+        "adapter": result.adapter.name if result.adapter else None,
+    }
+    return Outcome(result.model, facts)
+
+
+def order_of(settings: Dapt | Tapt, model: Path, folder: Path, around: Surroundings) -> "tuple[Order, dict[str, Any]]":
+    """The fixed order of blocks that a stage trains on, made in `folder` unless it is there, and facts for the report.
+
+    Raises UsageError where the texts do not suffice.
+    """
+    from adapt.corpus.mixing import Order, mix
+
+    facts: dict[str, Any] = {}
+    place = folder / "order"
+    blocks: dict[str, Blocks] = {}
+    tokenizers = _Tokenizers(model, around.base)
+    for name in settings.mix:
+        if name == SELECTED:
+            texts, key, found = _selected(settings, tokenizers.of(model), folder, around)
+            facts["selection"] = found
+        else:
+            corpus = around.corpora[name]
+            texts, key = corpus.texts("train"), corpus.sha256
+        blocks[name] = _packed(name, texts, key, settings, tokenizers, facts, around)
+    facts["blocks"] = {name: {"rows": one.rows, "tokens": one.tokens} for name, one in blocks.items()}
+    if (place / MANIFEST).is_file():
+        return Order.open(place), facts
+    order = mix(
+        blocks,
+        settings.mix,
+        tokens=settings.tokens,
+        epochs=settings.epochs,
+        seed=around.recipe.seed,
+        folder=place,
+    )
+    return order, facts
+
+
+@dataclass
+class _Tokenizers:
+    """The student's tokenizer, and the base's for texts on which a teacher speaks: after a vocabulary was extended its
+    tokens are the student's too (they only came after the old ones), so both see the same sequence."""
+
+    model: Path
+    base: Path
+
+    def of(self, folder: Path) -> Any:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+
+
+def _packed(
+    name: str,
+    texts: "Iterable[TrainingText]",
+    key: str,
+    settings: Dapt | Tapt,
+    tokenizers: _Tokenizers,
+    facts: dict[str, Any],
+    around: Surroundings,
+) -> "Blocks":
+    """The blocks of a source, made once for these texts, this tokenizer and this block size."""
+    from adapt.corpus.packing import Blocks, pack
+    from retrieval.embedding.stored import file_hash
+
+    taught = settings.keep.kl is not None and name in settings.keep.kl.on
+    place = tokenizers.base if taught else tokenizers.model
+    reading = settings.reading if settings.reading is not None and name in settings.reading.on else None
+    described = {
+        "version": VERSION,
+        "texts": key,
+        "tokenizer": file_hash(place / "tokenizer.json"),
+        "block": settings.block,
+        "seed": around.recipe.seed,
+        "reading": reading.model_dump(mode="json") if reading else None,
+    }
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    folder = around.cache / "blocks" / digest[:32]
+    if (folder / MANIFEST).is_file():
+        return Blocks.open(folder)
+    if reading is not None:
+        from adapt.corpus.reading_tasks import transform
+
+        texts = transform(texts, reading, seed=around.recipe.seed)
+    around.progress(f"packing {name}", 0, 0)
+    return pack(
+        _until_stopped(texts, around.stop),
+        tokenizers.of(place),
+        block=settings.block,
+        folder=folder,
+        seed=around.recipe.seed,
+        progress=around.progress,
+        name=f"'{name}'",
+    )
+
+
+def _selected(
+    settings: Dapt | Tapt, tokenizer: Any, folder: Path, around: Surroundings
+) -> "tuple[Iterator[TrainingText], str, dict[str, Any]]":
+    from adapt.corpus.selection import select
+
+    if not isinstance(settings, Tapt):
+        raise UsageError(f"only 'tapt' selects text; give 'dapt' a source of the recipe instead of '{SELECTED}'")
+    chosen = settings.select
+    found = select(
+        around.corpora[chosen.source].texts("train"),
+        around.corpora[chosen.near].texts("train"),
+        chosen,
+        embedder=around.embedder(),
+        seed=around.recipe.seed,
+        folder=folder / SELECTED,
+        progress=around.progress,
+        count=lambda text: len(tokenizer.encode(text, add_special_tokens=False)),
+    )
+    return found.texts(), found.sha256, dict(found.report)
+
+
+def _until_stopped(texts: "Iterable[TrainingText]", stop: threading.Event) -> "Iterator[TrainingText]":
+    for text in texts:
+        if stop.is_set():
+            raise KeyboardInterrupt  # packing is made again from the beginning, which takes seconds
+        yield text
+
+
+def clear(folder: Path) -> None:
+    """Remove what a stage has done, so that it begins anew."""
+    shutil.rmtree(folder, ignore_errors=True)

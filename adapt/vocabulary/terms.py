@@ -1,0 +1,130 @@
+"""Domain texts and a tokenizer → the words it is worth giving a token of their own, with what each saves and why others
+are not. It changes no tokenizer and knows no model.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from adapt.recipe import Vocabulary
+from adapt.vocabulary.byte_level import byte_level, readable
+from adapt.vocabulary.counting import count
+from adapt.vocabulary.merges import Limits, Pair, learn
+from eval.data.texts import storable
+from eval.runs.parts import Progress
+
+
+class Text(Protocol):
+    """What a text has to have; `adapt.corpus.texts.TrainingText` does."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def title(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A new token. `written` is how the vocabulary writes it, `pieces` the old tokens it is made of, as text.
+
+    Each time it occurs (`frequency`, in `documents` documents at least) one token is saved: `saving` is that as a share
+    of the corpus's tokens, `cumulative` with all before it in the list. `stands` counts how often it stays a token of
+    its own; 0 is a step on the way to a longer one. `examples` are the commonest words it is found in.
+    """
+
+    text: str
+    written: str
+    pieces: tuple[str, ...]
+    frequency: int
+    documents: int
+    saving: float
+    cumulative: float
+    stands: int
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """All that would be added, in the order of the new ids. `tokens` and `bytes` are of the corpus before."""
+
+    terms: tuple[Candidate, ...]
+    merges: tuple[Pair, ...]
+    splits: tuple[tuple[int, ...], ...]
+    """The old ids that each term is made of."""
+    documents: int
+    bytes: int
+    tokens: int
+    refused: Mapping[str, Mapping[str, Any]]
+    """By reason: `count`, and `examples`, the commonest."""
+
+    @property
+    def saving(self) -> float:
+        """Share of the corpus's tokens."""
+        return self.terms[-1].cumulative if self.terms else 0.0
+
+    def facts(self) -> dict[str, Any]:
+        """All of it, ready for JSON."""
+        return {
+            "documents": self.documents,
+            "bytes": self.bytes,
+            "tokens": self.tokens,
+            "saving": self.saving,
+            "terms": [asdict(term) for term in self.terms],
+            "refused": self.refused,
+        }
+
+
+def candidates(
+    texts: Iterable[Text], tokenizer: Any, settings: Vocabulary, *, progress: Progress = lambda *_: None, total: int = 0
+) -> Candidates:
+    """Read the texts once, learn merges. `tokenizer` is a fast one of transformers, `total` the texts there are.
+
+    Raises UsageError for a tokenizer that cannot be extended (see `byte_level`).
+    """
+    base = byte_level(tokenizer)
+    counted = count((whole(text) for text in texts), tokenizer, progress=progress, total=total)
+    limits = Limits(
+        settings.tokens,
+        settings.min_frequency,
+        settings.min_documents,
+        math.ceil(max(0.0, settings.least_saving) * counted.tokens),
+    )
+    learned = learn(counted.pieces, limits, base.free, progress=progress)
+    splits = [learned.split(term.token) for term in learned.terms]
+
+    def told() -> Iterator[Candidate]:
+        saved = 0
+        for term, split in zip(learned.terms, splits, strict=True):
+            saved += term.saved
+            yield Candidate(
+                text=readable(term.token),
+                written=term.token,
+                pieces=tuple(map(readable, split)),
+                frequency=term.saved,
+                documents=term.documents,
+                saving=term.saved / counted.tokens,
+                cumulative=saved / counted.tokens,
+                stands=term.stays,
+                examples=tuple(map(readable, term.pieces)),
+            )
+
+    refused = {
+        reason: {"count": number, "examples": [readable(token) for token in learned.refused.examples[reason]]}
+        for reason, number in learned.refused.counts.most_common()
+    }
+    return Candidates(
+        terms=tuple(told()),
+        merges=learned.merges,
+        splits=tuple(tuple(base.ids[token] for token in split) for split in splits),
+        documents=counted.documents,
+        bytes=counted.bytes,
+        tokens=counted.tokens,
+        refused=refused,
+    )
+
+
+def whole(text: Text) -> str:
+    """Title and text as they are trained on."""
+    return storable(f"{text.title}\n\n{text.text}" if text.title else text.text)
