@@ -1,7 +1,8 @@
 """Hidden states and the head's weights → the summed cross-entropy and its gradients, without ever holding the logits
 of all places; and a model whose forward pass ends in that.
 
-Logits of SmolLM2 for 4,096 places are 805 MB in fp32. Here some of the places are turned into logits at a time and their gradients taken at once (Liger Kernel, Hsu et al. 2024, arXiv:2410.10989), so nothing is computed twice, where
+Logits of SmolLM2 for 4,096 places are 805 MB in fp32. Here some of the places are turned into logits at a time and
+their gradients taken at once (Liger Kernel, Hsu et al. 2024, arXiv:2410.10989), so nothing is computed twice, where
 checkpointing the chunks (and TRL's fused head) multiplies by the head once more.
 """
 
@@ -14,8 +15,8 @@ import torch
 from adapt.training.rows import IGNORED
 
 CHUNK = 256
-"""Places that have logits at once. With SmolLM2-135M in bf16 on an AVX-512 core, a step had 158, 242, 245 and 208 tokens
-a CPU second with 64, 128, 256 and 512."""
+"""Places that have logits at once. With SmolLM2-135M in bf16 on an AVX-512 core, a step had 158, 242, 245 and 208
+tokens a CPU second with 64, 128, 256 and 512."""
 GPU_CHUNK = 4096
 """The same on a GPU, where small products leave most of it idle."""
 

@@ -114,14 +114,18 @@ def merged(model: Any, job_model: Path, settings: Training, *, cache: Path) -> A
     QLoRA: of the dequantised base, for which it was trained. KL(trained ‖ merged) was -4e-8 so, 1e-4 on the original
     weights. LoRA: on the weights as they are stored, in fp32.
     """
-    if settings.method.kind == "qlora":
-        model.base_model.model.dequantize()
-        return model.float().merge_and_unload()
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
     state = {name: value.cpu() for name, value in get_peft_model_state_dict(model).items()}
-    fresh, _, _ = load_parts(locate(str(job_model), download=False), cache=cache, device="cpu", precision="fp32")
-    again = under_adapter(fresh, settings.method, activation_checkpointing=False)
+    place = locate(str(job_model), download=False)
+    if settings.method.kind == "qlora":
+        # The model in training cannot be dequantised itself: peft's layers would still look for 4 bits (0.21).
+        fresh, _, _ = load_parts(place, cache=cache, device=device(), precision="nf4")
+        fresh = fresh.dequantize().float().cpu()
+    else:
+        fresh, _, _ = load_parts(place, cache=cache, device="cpu", precision="fp32")
+    plain = settings.method.model_copy(update={"kind": "lora"})
+    again = under_adapter(fresh, plain, activation_checkpointing=False)
     set_peft_model_state_dict(again, state)
     return again.merge_and_unload()
 

@@ -102,7 +102,7 @@ def test_bf16_keeps_weights_in_fp32_and_learns_about_the_same(tmp_path: Path, ba
         assert result.model
         assert all(tensor.dtype == torch.float32 for tensor in weights_of(result.model).values())
     assert told["bf16"] != told["fp32"]
-    assert told["bf16"] == pytest.approx(told["fp32"], rel=0.02)
+    assert told["bf16"] == pytest.approx(told["fp32"], rel=0.1)
 
 
 def test_a_base_in_bf16_is_trained_in_fp32_and_written_in_bf16(tmp_path: Path, base: Path, order: MadeOrder) -> None:
