@@ -265,7 +265,7 @@ def _selected(
             seed=around.recipe.seed,
             folder=place,
             progress=around.progress,
-            cache=around.cache,
+            cache=around.cache / "passages",
             count=lambda texts: [len(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]],
         )
     return found.texts(), found.sha256, dict(found.report)
