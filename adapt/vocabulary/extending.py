@@ -27,6 +27,7 @@ from adapt.vocabulary.terms import Candidates, Text, candidates, whole
 from adapt.vocabulary.tokenizer_file import Comparison, compare, require_same_special_tokens, strange_texts
 from adapt.vocabulary.warming import Schedule, cut, warm
 from eval.models.language_models import load_parts, locate
+from eval.models.language_models import quiet
 from eval.runs.parts import Progress
 from eval.runs.run_folder import read_json, write_json
 from retrieval.embedding.stored import file_hash, is_whole, keep
@@ -222,7 +223,8 @@ def _train(
         )
 
     def fill(place: Path) -> None:
-        model.to(kept).save_pretrained(place)
+        with quiet():
+            model.to(kept).save_pretrained(place)
         for file in written.iterdir():
             shutil.copyfile(file, place / file.name)
 
