@@ -26,8 +26,7 @@ from adapt.vocabulary.rows import add_rows
 from adapt.vocabulary.terms import Candidates, Text, candidates, whole
 from adapt.vocabulary.tokenizer_file import Comparison, compare, require_same_special_tokens, strange_texts
 from adapt.vocabulary.warming import Schedule, cut, warm
-from eval.models.language_models import load_parts, locate
-from eval.models.language_models import quiet
+from eval.models.language_models import load_parts, locate, quiet
 from eval.runs.parts import Progress
 from eval.runs.run_folder import read_json, write_json
 from retrieval.embedding.stored import file_hash, is_whole, keep
