@@ -13,6 +13,10 @@ import torch
 from safetensors.torch import load_file
 from tiny_models import byte_tokenizer, llama, save
 
+from adapt.corpus.mixing import mix
+from adapt.corpus.packing import pack
+from adapt.corpus.texts import TrainingText
+from adapt.recipe import Mixture
 from adapt.training.job import TrainingJob, TrainingResult
 from adapt.training.train import train
 
@@ -113,3 +117,25 @@ def in_pieces(job: TrainingJob, order: MadeOrder, every: int) -> tuple[TrainingR
         if not result.stopped:
             return result, session
     raise AssertionError("no end")
+
+
+def ordered(folder: Path, base: Path) -> Path:
+    """A real Order of two sources, of a few dozen rows."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    said = {"domain": "the dog sat on log number {}. ", "general": "绿茶第{}次不经过发酵。"}
+    sources = {
+        name: pack(
+            [TrainingText(str(n), text.format(n) * (1 + n % 4)) for n in range(60)],
+            tokenizer,
+            block=32,
+            folder=folder / name,
+            seed=0,
+            progress=quiet,
+        )
+        for name, text in said.items()
+    }
+    shares: Any = {"domain": Mixture(start=0.25, end=0.8), "general": "rest"}
+    mix(sources, shares, tokens=1500, epochs=1.0, seed=0, folder=folder / "order")
+    return folder / "order"

@@ -108,15 +108,18 @@ def save_model(model: Any, folder: Path, *, like: Path, state: Mapping[str, Any]
             shutil.copyfile(file, folder / file.name)
 
 
-def merged(model: Any, job_model: Path, settings: Training, *, cache: Path) -> Any:
-    """The full model that an adapter makes of its base.
+def merged(
+    model: Any, job_model: Path, settings: Training, *, cache: Path, state: Mapping[str, Any] | None = None
+) -> Any:
+    """The full model that an adapter makes of its base. `state` are whole weights where the model's are sharded.
 
     QLoRA: of the dequantised base, for which it was trained. KL(trained ‖ merged) was -4e-8 so, 1e-4 on the original
     weights. LoRA: on the weights as they are stored, in fp32.
     """
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-    state = {name: value.cpu() for name, value in get_peft_model_state_dict(model).items()}
+    adapter = get_peft_model_state_dict(model, state_dict=None if state is None else dict(state))
+    adapter = {name: value.cpu() for name, value in adapter.items()}
     place = locate(str(job_model), download=False)
     if settings.method.kind == "qlora":
         # The model in training cannot be dequantised itself: peft's layers would still look for 4 bits (0.21).
@@ -126,7 +129,7 @@ def merged(model: Any, job_model: Path, settings: Training, *, cache: Path) -> A
         fresh, _, _ = load_parts(place, cache=cache, device="cpu", precision="fp32")
     plain = settings.method.model_copy(update={"kind": "lora"})
     again = under_adapter(fresh, plain, activation_checkpointing=False)
-    set_peft_model_state_dict(again, state)
+    set_peft_model_state_dict(again, adapter)
     return again.merge_and_unload()
 
 
@@ -138,9 +141,19 @@ def stored_dtype(folder: Path) -> str:
 
 def narrowed(model: Any, like: Path) -> Any:
     """The result in the precision of the folder it began from, as models are published: half the disk and memory."""
+    return model.to(_narrow(like))
+
+
+def narrowed_state(state: Mapping[str, Any], like: Path) -> dict[str, Any]:
+    """The same of whole weights by name; tied ones stay one tensor."""
+    made = {id(value): value.to(_narrow(like)) for value in state.values()}
+    return {name: made[id(value)] for name, value in state.items()}
+
+
+def _narrow(like: Path) -> Any:
     import torch
 
-    return model.to({"bfloat16": torch.bfloat16, "float16": torch.float16}.get(stored_dtype(like), torch.float32))
+    return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(stored_dtype(like), torch.float32)
 
 
 def write_base_facts(adapter: Path, *, base: Path, sha256: str) -> None:

@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from adapt.training.sharding import shard_like
 from eval.runs.run_folder import write_json
 from retrieval.errors import DamagedError
 
@@ -96,10 +97,13 @@ def load_weights(model: Any, folder: Path) -> None:
     DamagedError where names or shapes are not the model's.
     """
     if hasattr(model, "peft_config"):
-        from peft import set_peft_model_state_dict
+        from peft import get_peft_model_state_dict, set_peft_model_state_dict
         from safetensors.torch import load_file
 
-        told = set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
+        own = get_peft_model_state_dict(model)
+        stored = load_file(folder / "adapter_model.safetensors")
+        parts = {name: shard_like(value, own.get(name)) for name, value in stored.items()}
+        told = set_peft_model_state_dict(model, parts)
         if told.unexpected_keys:
             raise DamagedError(f"{folder} holds '{told.unexpected_keys[0]}', which the adapter has not")
         return
@@ -113,4 +117,4 @@ def load_weights(model: Any, folder: Path) -> None:
         for name, parameter in model.named_parameters():
             if name not in found or found[name].shape != parameter.shape:
                 raise DamagedError(f"{folder} has no '{name}' of the model's shape; remove this checkpoint")
-            parameter.copy_(found[name])
+            parameter.copy_(shard_like(found[name], parameter))

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -156,10 +156,12 @@ class _Session:
         from adapt.training.methods import device, is_flat, load_model, precision_of, under_adapter
         from adapt.training.pulls import Pulls, ask_teacher, hold_back, require_possible, shape
         from adapt.training.rows import Collator, OrderRows
+        from adapt.training.sharding import require_shardable
         from adapt.training.trainer import OrderTrainer
 
         settings, job = self.settings, self.job
         require_possible(settings, self.order)
+        require_shardable(settings)
         precision = precision_of(settings)
         args = arguments(
             settings,
@@ -222,29 +224,36 @@ class _Session:
                 metrics.close()
         return self.result or self._result(trainer)
 
-    def _save(self, model: Any, folder: Path) -> None:
+    def _save(self, model: Any, folder: Path, state: Mapping[str, Any] | None = None) -> None:
         from adapt.training.methods import save_model
 
         model.config.use_cache = self.config["use_cache"]
-        save_model(model, folder, like=self.job.model)
+        save_model(model, folder, like=self.job.model, state=state)
 
     def _write_result(self, trainer: Any) -> None:
         """The full model, and the adapter beside it."""
-        from adapt.training.methods import merged, narrowed, write_base_facts
+        from adapt.training.methods import merged, narrowed, narrowed_state, write_base_facts
+        from adapt.training.sharding import whole_weights
 
         self.progress("writing the model", 0, 1)
         model = trainer.accelerator.unwrap_model(trainer.model)
+        state = whole_weights(model, keep=self.chief)  # all processes take part
         if self.chief:
             facts = {"step": trainer.state.global_step, **self.identity.facts()}
             if self.settings.method.kind != "full":
 
                 def fill(new: Path) -> None:
-                    self._save(model, new)
+                    self._save(model, new, state)
                     write_base_facts(new, base=self.job.model, sha256=self.identity.model)
 
                 install(self.job.folder / ADAPTER, fill, facts)
-                model = merged(model, self.job.model, self.settings, cache=self.cache)
-            install(self.job.folder / MODEL, lambda new: self._save(narrowed(model, self.job.model), new), facts)
+                model = merged(model, self.job.model, self.settings, cache=self.cache, state=state)
+                state = None
+            if state is None:
+                model = narrowed(model, self.job.model)
+            else:
+                state = narrowed_state(state, self.job.model)
+            install(self.job.folder / MODEL, lambda new: self._save(model, new, state), facts)
             self.result = self._result(trainer)
             self.result.write(self.job.folder / RESULT)
             self.checkpoints.remove_all()

@@ -19,6 +19,7 @@ from adapt.training.guards import LossGuard
 from adapt.training.metrics import MetricsFile
 from adapt.training.pulls import Pulls
 from adapt.training.rows import IGNORED, Batches, Collator, OrderRows
+from adapt.training.sharding import shard_optimizer, whole, whole_optimizer, whole_weights
 from adapt.training.states import (
     load_optimizer,
     load_random,
@@ -47,7 +48,7 @@ class OrderTrainer(Trainer):
         guard: LossGuard,
         checkpoints: Checkpoints,
         metrics: MetricsFile | None,
-        save: Callable[[Any, Path], None],
+        save: Callable[[Any, Path, Mapping[str, Any] | None], None],
         minutes: float,
         every: int | None,
         stop: threading.Event,
@@ -140,7 +141,7 @@ class OrderTrainer(Trainer):
         sums = self.accelerator.reduce(self.sums, "mean") if self.batches.processes > 1 else self.sums
         if self.pulls.hold is not None:
             self.pulls.hold(self.state.global_step)
-        norm = super()._clip_grad_norm(model)
+        norm = whole(super()._clip_grad_norm(model))
         penalty = self.pulls.anchors.add_gradients(self.model) if self.pulls.anchors is not None else None
         loss, distance, gradient = torch.stack([*sums, torch.as_tensor(norm, device=sums.device)]).tolist()
         lr = float(self.optimizer.param_groups[0]["lr"])
@@ -199,11 +200,13 @@ class OrderTrainer(Trainer):
             from accelerate.utils import gather_object
 
             states = gather_object(states)
-        optimizer = self.optimizer.state_dict()
-        if self.args.process_index == 0:
+        chief = self.args.process_index == 0
+        weights = whole_weights(self.model, keep=chief)
+        optimizer = whole_optimizer(self.optimizer.state_dict(), keep=chief)
+        if chief:
 
             def fill(new: Path) -> None:
-                self.save_weights(self.accelerator.unwrap_model(self.model), new)
+                self.save_weights(self.accelerator.unwrap_model(self.model), new, weights)
                 save_optimizer(optimizer, new / OPTIMIZER)
                 _write(new / SCHEDULE, self.lr_scheduler.state_dict())
                 save_random(states, new / RANDOM)
@@ -221,7 +224,8 @@ class OrderTrainer(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            self.optimizer.load_state_dict(load_optimizer(Path(checkpoint) / OPTIMIZER))
+            state = load_optimizer(Path(checkpoint) / OPTIMIZER)
+            self.optimizer.load_state_dict(shard_optimizer(state, self.optimizer))
             self.lr_scheduler.load_state_dict(_read(Path(checkpoint) / SCHEDULE))
 
     def _load_scaler(self, checkpoint: str | None) -> None:

@@ -2,42 +2,17 @@
 
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from made_orders import job_in, made_model, quiet, steps_of, weights_of
-from transformers import AutoTokenizer
+from made_orders import job_in, made_model, ordered, quiet, steps_of, weights_of
 
-from adapt.corpus.mixing import mix
-from adapt.corpus.packing import pack
-from adapt.corpus.texts import TrainingText
-from adapt.recipe import Dapt, LearningRate, Mixture
+from adapt.recipe import Dapt, LearningRate
 from adapt.training.train import train
 from retrieval.errors import FathomError
 
 torch.set_num_threads(1)
 SETTINGS = Dapt(block=32, batch_tokens=256, micro_tokens=64, precision="fp32", lr=LearningRate(peak=3e-3))
-
-
-def ordered(folder: Path, base: Path) -> Path:
-    """A real Order of two sources, of a few dozen rows."""
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    said = {"domain": "the dog sat on log number {}. ", "general": "绿茶第{}次不经过发酵。"}
-    sources = {
-        name: pack(
-            [TrainingText(str(n), text.format(n) * (1 + n % 4)) for n in range(60)],
-            tokenizer,
-            block=32,
-            folder=folder / name,
-            seed=0,
-            progress=quiet,
-        )
-        for name, text in said.items()
-    }
-    shares: Any = {"domain": Mixture(start=0.25, end=0.8), "general": "rest"}
-    mix(sources, shares, tokens=1500, epochs=1.0, seed=0, folder=folder / "order")
-    return folder / "order"
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,117 @@
+"""FSDP2: weights shared out between two processes train as those of one process do, and are whole in every file.
+
+accelerate shares weights out between GPUs only. In the processes of these tests two CPUs pass for GPUs at that one
+question; everything else (torch's fully_shard, gloo, the trainer, checkpoints) is what runs on GPUs.
+"""
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from made_orders import job_in, made_model, ordered, quiet, steps_of, weights_of
+
+from adapt.recipe import Anchor, Dapt, Keep, LearningRate, Method
+from adapt.training.sharding import require_shardable
+from adapt.training.train import train
+from retrieval.errors import UsageError
+
+torch.set_num_threads(1)
+pytestmark = pytest.mark.timeout(900)  # processes that each load torch: minutes where others work beside
+SHARED_OUT = {"fsdp": "full_shard", "fsdp_config": {"fsdp_version": 2, "reshard_after_forward": True}}
+SETTINGS = Dapt(
+    block=32,
+    batch_tokens=256,
+    micro_tokens=64,
+    precision="fp32",
+    lr=LearningRate(peak=3e-3),
+    checkpoint_steps=2,
+    trainer=SHARED_OUT,
+)
+CPU_PASSES_FOR_GPU = """
+import os, sys
+if "RANK" in os.environ and "adapt.training.worker" in sys.orig_argv:
+    import accelerate.state as state
+
+    plain, whole = state.PartialState.__init__, state.AcceleratorState.__init__
+
+    def pass_for_gpu(self, *words, **options):
+        plain(self, *words, **options)
+        if self.distributed_type == state.DistributedType.MULTI_CPU:
+            self.distributed_type = state.DistributedType.MULTI_GPU
+
+    def tell(self, *words, **options):
+        whole(self, *words, **options)
+        with open(os.environ["TOLD"], "a") as file:
+            file.write(str(self.distributed_type) + "\\n")
+
+    state.PartialState.__init__, state.AcceleratorState.__init__ = pass_for_gpu, tell
+"""
+
+
+@pytest.fixture
+def sharing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The processes of `train` share weights out; returns the file in which each says how it works."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(CPU_PASSES_FOR_GPU)
+    before = os.environ.get("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), before]).rstrip(os.pathsep))
+    monkeypatch.setenv("TOLD", str(tmp_path / "told"))
+    return tmp_path / "told"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_weights_shared_out_train_as_whole_ones_do(kind: str, tmp_path: Path, sharing: Path) -> None:
+    base = made_model(tmp_path / "base")
+    settings = SETTINGS.model_copy(update={"method": Method(kind=kind, r=4)})  # type: ignore[arg-type]
+    told, weights = [], []
+    for name, processes, trainer in (("one", 1, {}), ("two", 2, SHARED_OUT)):
+        folder = tmp_path / name
+        ordered(folder, base)
+        job = job_in(folder, base, settings.model_copy(update={"trainer": trainer}), processes=processes)
+        result = train(job, progress=quiet)
+        assert result.model is not None
+        told.append(steps_of(result))
+        weights.append(weights_of(result.model))
+    assert set(sharing.read_text().split()) == {"DistributedType.FSDP"}
+    for figure, close in (("loss", 1e-5), ("grad_norm", 1e-4)):
+        assert [line[figure] for line in told[1]] == pytest.approx([line[figure] for line in told[0]], rel=close)
+    assert weights[0].keys() == weights[1].keys()
+    for name in weights[0]:
+        torch.testing.assert_close(weights[0][name], weights[1][name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_stopped_training_goes_on_from_whole_weights(tmp_path: Path, sharing: Path) -> None:
+    base = made_model(tmp_path / "base")
+    ordered(tmp_path, base)
+    job = job_in(tmp_path, base, SETTINGS, processes=2)
+    stop = threading.Event()
+
+    def after_three(stage: str, done: int, total: int) -> None:
+        if stage == "training" and done >= 700:
+            stop.set()
+
+    first = train(job, progress=after_three, stop=stop)
+    if first.model is None:  # it was caught in time; otherwise there is nothing to go on with
+        assert 0 < first.step < first.steps
+    result = train(job, progress=quiet)
+    undisturbed = tmp_path / "undisturbed"
+    ordered(undisturbed, base)
+    whole = train(job_in(undisturbed, base, SETTINGS, processes=2), progress=quiet)
+    assert result.model is not None and whole.model is not None
+    assert [line["loss"] for line in steps_of(result)] == [line["loss"] for line in steps_of(whole)]
+    one, other = weights_of(result.model), weights_of(whole.model)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_what_does_not_go_with_it_is_refused() -> None:
+    require_shardable(SETTINGS)
+    with pytest.raises(UsageError, match="lora"):
+        require_shardable(SETTINGS.model_copy(update={"method": Method(kind="qlora")}))
+    for keep in (Keep(l2sp=Anchor(weight=1.0)), Keep(ewc=Anchor(weight=1.0))):
+        with pytest.raises(UsageError, match="fsdp"):
+            require_shardable(SETTINGS.model_copy(update={"keep": keep}))
+        require_shardable(SETTINGS.model_copy(update={"keep": keep, "trainer": {}}))
