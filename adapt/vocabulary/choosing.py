@@ -1,42 +1,36 @@
-"""Tokenised documents → rows around new tokens, so that few tokens of training show each of them often enough.
+"""Tokenised documents → rows around new tokens, so that few tokens of training show them often. It knows no model.
 
-A new token is one in a hundred tokens of its domain; windows around them hold three times as many. It knows no model.
+A new token is one in fifty to a hundred tokens of its domain; windows of 96 around them hold three to six times as
+many. Measured on MedQuAD with SmolLM2-135M and 250 tokens, after 16,000 tokens of training: windows close 36 % of what
+the mean of the pieces loses, whole stretches of the same text none of it.
 """
 
 import random
-from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 
-POWER = 0.5
-"""Of a token's frequency that its share of the windows goes by: 1 shows the rarest of 250 hardly ever, 0 shows all
-alike and teaches the model that they are equally likely."""
 
-
-def around(
-    documents: Sequence[np.ndarray], first: int, *, block: int, tokens: int, seed: int, power: float = POWER
-) -> list[np.ndarray]:
+def around(documents: Sequence[np.ndarray], first: int, *, block: int, tokens: int, seed: int) -> list[np.ndarray]:
     """Rows of at most `block` ids, about so many tokens in all, each around a token from `first` on; no place is the
-    middle of two rows. Fewer where the documents hold fewer places."""
-    places: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for number, ids in enumerate(documents):
-        for place in np.flatnonzero(np.asarray(ids) >= first).tolist():
-            places[int(ids[place])].append((number, place))
+    middle of two rows. Fewer where the documents hold fewer places.
+
+    Every place is as likely as any other, so a token is shown as often as the domain has it: drawn by the root of its
+    frequency, which shows rare ones more, it learned less (47 instead of 55 % of the loss closed), for how likely a
+    token is has to be learned too.
+    """
+    found = [np.flatnonzero(np.asarray(ids) >= first) for ids in documents]
+    places = [(number, place) for number, those in enumerate(found) for place in those.tolist()]
     draw = random.Random(seed)
-    names = sorted(places)
-    for name in names:
-        draw.shuffle(places[name])
-    weights = {name: len(places[name]) ** power for name in names}
+    draw.shuffle(places)
     rows: list[np.ndarray] = []
     taken = 0
-    while taken < tokens and names:
-        name = draw.choices(names, [weights[name] for name in names])[0]
-        number, place = places[name].pop()
-        if not places[name]:
-            names.remove(name)
+    for number, place in places:
+        if taken >= tokens:
+            break
         ids = documents[number]
-        start = max(0, min(place - draw.randrange(block // 4, max(block // 4 + 1, block * 3 // 4)), len(ids) - block))
+        before = draw.randrange(block // 4, max(block // 4 + 1, block * 3 // 4))
+        start = max(0, min(place - before, len(ids) - block))
         rows.append(np.asarray(ids[start : start + block], dtype=np.int64))
         taken += len(rows[-1])
     return rows

@@ -229,14 +229,16 @@ def test_steps_hold_all_rows_once_before_any_twice() -> None:
     assert steps != batches(rows, Schedule(tokens=3600, batch_tokens=100, lr=1.0, seed=6))
 
 
-def test_windows_are_around_new_tokens_and_show_the_rare_ones_too() -> None:
+def test_windows_are_around_new_tokens_and_show_each_as_often_as_the_text_has_it() -> None:
     draw = np.random.default_rng(0)
     made = [draw.integers(0, OLD, size=400) for _ in range(20)]
     for ids in made:
         ids[::40] = OLD
-    made[7][200] = OLD + 1
+        ids[60::200] = OLD + 1  # a fifth as often
     rows = around(made, OLD, block=24, tokens=2400, seed=2)
     assert all(len(row) == 24 and (row >= OLD).any() for row in rows) and 2400 <= sum(map(len, rows)) < 2424
-    assert any((row == OLD + 1).any() for row in rows)
+    often, seldom = (sum(int((row == OLD + number).sum()) for row in rows) for number in (0, 1))
+    assert 0.1 < seldom / often < 0.3
     assert [row.tolist() for row in rows] == [row.tolist() for row in around(made, OLD, block=24, tokens=2400, seed=2)]
+    assert len(around(made, OLD, block=24, tokens=10**6, seed=2)) == 20 * 12  # each place once
     assert around(made, OLD + 2, block=24, tokens=2400, seed=2) == []
