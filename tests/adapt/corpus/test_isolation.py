@@ -22,9 +22,14 @@ def model() -> Any:
 
 @pytest.fixture(params=["sdpa", "eager"])
 def attention(request: pytest.FixtureRequest) -> Iterator[str]:
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # for matrices this small, threads only wait for each other
     model().set_attn_implementation(request.param)
     yield request.param
     model().eval()
+    torch.set_num_threads(threads)
 
 
 def rows() -> list[np.ndarray]:

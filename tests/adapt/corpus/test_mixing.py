@@ -48,7 +48,7 @@ curves = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     curves=st.lists(curves, min_size=1, max_size=3),
     rows=st.lists(st.integers(40, 1500), min_size=4, max_size=4),
