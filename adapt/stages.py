@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -232,7 +233,9 @@ def _packed(
     if reading is not None:
         from adapt.corpus.reading_tasks import transform
 
-        texts = transform(texts, reading, seed=around.recipe.seed)
+        counts: Counter[str] = Counter()
+        texts = transform(texts, reading, seed=around.recipe.seed, counts=counts)
+        facts.setdefault("reading", {})[name] = counts
     around.progress(f"packing {name}", 0, 0)
     return pack(
         _until_stopped(texts, around.stop),
