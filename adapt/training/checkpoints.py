@@ -85,8 +85,9 @@ class Checkpoints:
         for entry in self.folder.glob(f"{_MAKING}*"):
             shutil.rmtree(entry, ignore_errors=True)
 
-    def newest(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest whole checkpoint and its manifest; damaged ones are set aside and named in the log.
+    def newest(self, *, tidy: bool = True) -> tuple[Path, dict[str, Any]] | None:
+        """The newest whole checkpoint and its manifest; damaged ones are set aside (by the one process that may `tidy`)
+        and named in the log.
 
         Raises UsageError where it is of another training.
         """
@@ -95,6 +96,8 @@ class Checkpoints:
             if manifest is not None:
                 self.identity.require_same(manifest, self.folder.parent)
                 return path, manifest
+            if not tidy:
+                continue
             aside = path.with_name(f"{_DAMAGED}{path.name}")
             shutil.rmtree(aside, ignore_errors=True)
             os.rename(path, aside)

@@ -87,6 +87,11 @@ def require_separate_documents(model: Any, order: Any, collate: Any, *, precisio
     first, second = _two_documents(order)
     was_training = model.training
     model.eval()
+    for module in model.modules():
+        if type(module).__name__ == "Linear4bit":
+            # In evaluation on a CPU, bitsandbytes 0.50 packs the weights anew for good, and its backward pass then
+            # reads them wrongly: gradients of a tiny model were a fifth of what they are.
+            module.train()
     autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
 
     def batch(pieces: list[np.ndarray]) -> dict[str, Any]:

@@ -46,7 +46,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         narrow = weight.to(dtype)
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
-        grad_weight = torch.zeros_like(weight) if wants_weight else None
+        # In fp32 whatever the weights are in: chunks are many, and small sums are lost in bf16.
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        grad_weight = torch.zeros_like(weight, dtype=wide) if wants_weight else None
         grad_bias = torch.zeros_like(bias) if wants_bias and bias is not None else None
         total = hidden.new_zeros((), dtype=torch.float32)
         chunk = CHUNK if hidden.device.type == "cpu" else GPU_CHUNK
@@ -81,13 +83,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
             elif grad_weight is not None:
                 grad_weight += slope.T @ part
         ctx.save_for_backward(*(grad for grad in (grad_hidden, grad_weight, grad_bias) if grad is not None))
+        ctx.dtypes = [hidden.dtype, weight.dtype, None if bias is None else bias.dtype]
         ctx.which = tuple(grad is not None for grad in (grad_hidden, grad_weight, grad_bias))
         return total * factor
 
     @staticmethod
     def backward(ctx: Any, upstream: Any) -> Any:  # type: ignore[override]
         saved = list(ctx.saved_tensors)
-        grads = [saved.pop(0) * upstream.to(torch.float32) if there else None for there in ctx.which]
+        grads = [
+            (saved.pop(0) * upstream.to(torch.float32)).to(dtype) if there else None
+            for there, dtype in zip(ctx.which, ctx.dtypes, strict=True)
+        ]
         return (*grads, None, None, None, None)
 
 

@@ -80,7 +80,7 @@ def train_here(
     checkpoints = Checkpoints(job.folder / CHECKPOINTS, identity)
     if rank == 0:
         checkpoints.clear_leftovers()
-    found = checkpoints.newest()
+    found = checkpoints.newest(tidy=rank == 0)
     shared = _batches(job, order, processes, rank)
     session = _Session(job, order, shared, identity, checkpoints, found, progress, stop)
     with _stopping_on_signals(stop), quiet():
