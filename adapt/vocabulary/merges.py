@@ -6,7 +6,7 @@ Continued BPE and the pruning of leaves: Purason et al. 2025 (arXiv:2512.03989).
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -149,14 +149,12 @@ def _greedy(
         if not free(token):
             continue
         changes: Counter[Pair] = Counter()
-        for number in places[pair]:
+        for number in places.pop(pair):
             tokens, piece = words[number]
-            for other in pairwise(tokens):
-                changes[other] -= piece.count
-            tokens[:] = _joined(tokens, pair)
-            for other in pairwise(tokens):
-                changes[other] += piece.count
-                places[other].add(number)
+            for other, change in _join(tokens, pair, token):
+                changes[other] += change * piece.count
+                if change > 0:
+                    places[other].add(number)
         for other, change in changes.items():
             counts[other] += change
             if change > 0:
@@ -167,17 +165,21 @@ def _greedy(
     return merges
 
 
-def _joined(tokens: Sequence[str], pair: Pair) -> list[str]:
-    result: list[str] = []
-    place = 0
-    while place < len(tokens):
-        if tuple(tokens[place : place + 2]) == pair:
-            result.append(pair[0] + pair[1])
-            place += 2
-        else:
-            result.append(tokens[place])
-            place += 1
-    return result
+def _join(tokens: list[str], pair: Pair, token: str) -> Iterator[tuple[Pair, int]]:
+    """Merge a pair in a piece, from the left, and tell which pairs beside it come (+1) and go (−1)."""
+    left, right = pair
+    place = -1
+    while left in tokens[place + 1 : -1]:
+        place = tokens.index(left, place + 1)
+        if tokens[place + 1] != right:
+            continue
+        tokens[place : place + 2] = [token]
+        if place:
+            yield (tokens[place - 1], left), -1
+            yield (tokens[place - 1], token), 1
+        if place + 1 < len(tokens):
+            yield (right, tokens[place + 1]), -1
+            yield (token, tokens[place + 1]), 1
 
 
 def applied(pieces: Iterable[Piece], merges: Sequence[Pair]) -> dict[str, Term]:
@@ -186,6 +188,7 @@ def applied(pieces: Iterable[Piece], merges: Sequence[Pair]) -> dict[str, Term]:
     Merges that are never applied have no term.
     """
     ranks = {pair: rank for rank, pair in reversed(list(enumerate(merges)))}
+    never = len(merges)
     saved: Counter[Pair] = Counter()
     stays: Counter[str] = Counter()
     documents: dict[str, set[int]] = defaultdict(set)
@@ -194,16 +197,18 @@ def applied(pieces: Iterable[Piece], merges: Sequence[Pair]) -> dict[str, Term]:
         happened: set[str] = set()
         for start in range(0, len(piece.tokens), LONGEST):
             tokens = list(piece.tokens[start : start + LONGEST])
-            while True:
-                chosen = min(
-                    ((ranks[pair], place) for place, pair in enumerate(pairwise(tokens)) if pair in ranks), default=None
-                )
-                if chosen is None:
-                    break
-                rank, place = chosen
+            # The rank of each token with the next; kept beside the tokens, as looking all pairs up after each merge
+            # would be most of the time for Chinese, whose pieces are whole clauses.
+            beside = [ranks.get(pair, never) for pair in pairwise(tokens)]
+            while beside and (rank := min(beside)) < never:
+                place = beside.index(rank)
                 saved[merges[rank]] += piece.count
                 tokens[place : place + 2] = [tokens[place] + tokens[place + 1]]
                 happened.add(tokens[place])
+                del beside[place]
+                for near in (place - 1, place):
+                    if 0 <= near < len(beside):
+                        beside[near] = ranks.get((tokens[near], tokens[near + 1]), never)
             if happened:
                 stays.update({token: piece.count * times for token, times in Counter(tokens).items()})
         for token in happened:
