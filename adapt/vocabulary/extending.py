@@ -39,7 +39,8 @@ STRANGE = 10_000
 """Made-up texts on which it is tried that none gets longer."""
 COMPARED_BYTES = 4_000_000
 """Of the texts trained on, about, that are encoded with both tokenizers; of held-out ones all are."""
-POOL = 40
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+POOL = 10
 """Tokens of documents that rows are chosen from, for each token of training."""
 
 
@@ -183,15 +184,17 @@ def _train(
     """Give the model its rows, train them, and save it with the tokenizer into folder/model. Returns what was done."""
     import torch
 
-    # fp32 on a CPU, where bf16 weights would be slow; widening them and narrowing them again loses nothing.
-    model, _, precision = load_parts(locate(str(model_folder)), cache=folder)
-    kept = _precision(model_folder, model)
+    kept = _precision(model_folder)
+    # On a CPU 16 bits are widened, as they would be slow, and narrowed again at the end, which loses nothing. fp32 is
+    # never narrowed, or the old weights would change.
+    computed = kept if torch.cuda.is_available() else "fp32"
+    model, _, _ = load_parts(locate(str(model_folder)), cache=folder, precision=computed)
     rows = add_rows(model, first, found.splits)
     new = NewRows(model, first, len(found.terms))
     facts: dict[str, Any] = {
         "rows": rows,
         "tied": new.tied,
-        "computed_in": precision,
+        "computed_in": computed,
         "distilled": None,
         "warmed": None,
     }
@@ -222,7 +225,7 @@ def _train(
         )
 
     def fill(place: Path) -> None:
-        model.to(kept).save_pretrained(place)
+        model.to(getattr(torch, PRECISIONS[kept])).save_pretrained(place)
         for file in written.iterdir():
             shutil.copyfile(file, place / file.name)
 
@@ -248,10 +251,8 @@ def _schedule(settings: Vocabulary, warming: Warming, seed: int) -> Schedule:
     return Schedule(warming.tokens, settings.batch_tokens, warming.lr, seed)
 
 
-def _precision(model_folder: Path, model: Any) -> Any:
-    """The precision the weights are stored in."""
-    import torch
-
+def _precision(model_folder: Path) -> str:
+    """What the weights are stored in."""
     config = read_json(model_folder / "config.json")
-    name = config.get("dtype", config.get("torch_dtype"))
-    return getattr(torch, name) if name in ("float32", "bfloat16", "float16") else model.dtype
+    stored = config.get("dtype", config.get("torch_dtype"))
+    return next((name for name, dtype in PRECISIONS.items() if dtype == stored), "fp32")
