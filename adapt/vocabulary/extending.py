@@ -10,6 +10,7 @@ import random
 import shutil
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -225,7 +226,8 @@ def _train(
         )
 
     def fill(place: Path) -> None:
-        model.to(getattr(torch, PRECISIONS[kept])).save_pretrained(place)
+        with _without_bars():
+            model.to(getattr(torch, PRECISIONS[kept])).save_pretrained(place)
         for file in written.iterdir():
             shutil.copyfile(file, place / file.name)
 
@@ -233,6 +235,20 @@ def _train(
         raise DamagedError("a new row is no number; lower the stage's warm.lr")
     keep(folder / MODEL, fill)
     return facts
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """transformers draws a bar for each file that it writes."""
+    from transformers.utils import logging as spoken
+
+    shown = spoken.is_progress_bar_enabled()
+    spoken.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            spoken.enable_progress_bar()
 
 
 def _rows(
