@@ -176,7 +176,9 @@ def order_of(settings: Dapt | Tapt, model: Path, folder: Path, around: Surroundi
         blocks[name] = _packed(name, texts, key, settings, tokenizers, facts, around)
     facts["blocks"] = {name: {"rows": one.rows, "tokens": one.tokens} for name, one in blocks.items()}
     if (place / MANIFEST).is_file():
-        return Order.open(place), facts
+        order = Order.open(place)
+        order.verify()
+        return order, facts
     order = mix(
         blocks,
         settings.mix,

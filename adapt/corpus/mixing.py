@@ -112,8 +112,11 @@ class Order:
         manifest = read_manifest(folder, KIND)
         blocks = {}
         for name, sha256 in manifest["facts"]["sources"].items():
-            beside = folder / manifest["more"]["folders_from_here"][name]
-            place = beside if beside.is_dir() else Path(manifest["more"]["folders"][name])
+            try:
+                beside = folder / manifest["more"]["folders_from_here"][name]
+                place = beside if beside.is_dir() else Path(manifest["more"]["folders"][name])
+            except (KeyError, TypeError) as error:
+                raise DamagedError(f"{folder} does not say where its sources lie; remove it, mix again") from error
             try:
                 blocks[name] = Blocks.open(place)
             except MissingError as error:

@@ -48,8 +48,10 @@ class Corpus:
             if not is_whole(folder):
                 raise DamagedError(f"the corpus {folder} is not what was written; {remedy}")
             report = json.loads((folder / REPORT).read_bytes())
+            for part in _FILES:
+                int(report[part]["documents"]), int(report[part]["bytes"])
             return cls(str(report["name"]), folder, str(report["sha256"]), report)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise DamagedError(f"the corpus {folder} cannot be read ({error}); {remedy}") from error
 
     def file(self, part: Part) -> Path:

@@ -10,6 +10,7 @@ import random
 import shutil
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -26,7 +27,7 @@ from adapt.vocabulary.rows import add_rows
 from adapt.vocabulary.terms import Candidates, Text, candidates, whole
 from adapt.vocabulary.tokenizer_file import Comparison, compare, require_same_special_tokens, strange_texts
 from adapt.vocabulary.warming import Schedule, cut, warm
-from eval.models.language_models import load_parts, locate, quiet
+from eval.models.language_models import load_parts, locate
 from eval.runs.parts import Progress
 from eval.runs.run_folder import read_json, write_json
 from retrieval.embedding.stored import file_hash, is_whole, keep
@@ -39,7 +40,8 @@ STRANGE = 10_000
 """Made-up texts on which it is tried that none gets longer."""
 COMPARED_BYTES = 4_000_000
 """Of the texts trained on, about, that are encoded with both tokenizers; of held-out ones all are."""
-POOL = 40
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+POOL = 10
 """Tokens of documents that rows are chosen from, for each token of training."""
 
 
@@ -183,15 +185,17 @@ def _train(
     """Give the model its rows, train them, and save it with the tokenizer into folder/model. Returns what was done."""
     import torch
 
-    # fp32 on a CPU, where bf16 weights would be slow; widening them and narrowing them again loses nothing.
-    model, _, precision = load_parts(locate(str(model_folder)), cache=folder)
-    kept = _precision(model_folder, model)
+    kept = _precision(model_folder)
+    # On a CPU 16 bits are widened, as they would be slow, and narrowed again at the end, which loses nothing. fp32 is
+    # never narrowed, or the old weights would change.
+    computed = kept if torch.cuda.is_available() else "fp32"
+    model, _, _ = load_parts(locate(str(model_folder)), cache=folder, precision=computed)
     rows = add_rows(model, first, found.splits)
     new = NewRows(model, first, len(found.terms))
     facts: dict[str, Any] = {
         "rows": rows,
         "tied": new.tied,
-        "computed_in": precision,
+        "computed_in": computed,
         "distilled": None,
         "warmed": None,
     }
@@ -222,8 +226,8 @@ def _train(
         )
 
     def fill(place: Path) -> None:
-        with quiet():
-            model.to(kept).save_pretrained(place)
+        with _without_bars():
+            model.to(getattr(torch, PRECISIONS[kept])).save_pretrained(place)
         for file in written.iterdir():
             shutil.copyfile(file, place / file.name)
 
@@ -231,6 +235,20 @@ def _train(
         raise DamagedError("a new row is no number; lower the stage's warm.lr")
     keep(folder / MODEL, fill)
     return facts
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """transformers draws a bar for each file that it writes."""
+    from transformers.utils import logging as spoken
+
+    shown = spoken.is_progress_bar_enabled()
+    spoken.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            spoken.enable_progress_bar()
 
 
 def _rows(
@@ -249,10 +267,8 @@ def _schedule(settings: Vocabulary, warming: Warming, seed: int) -> Schedule:
     return Schedule(warming.tokens, settings.batch_tokens, warming.lr, seed)
 
 
-def _precision(model_folder: Path, model: Any) -> Any:
-    """The precision the weights are stored in."""
-    import torch
-
+def _precision(model_folder: Path) -> str:
+    """What the weights are stored in."""
     config = read_json(model_folder / "config.json")
-    name = config.get("dtype", config.get("torch_dtype"))
-    return getattr(torch, name) if name in ("float32", "bfloat16", "float16") else model.dtype
+    stored = config.get("dtype", config.get("torch_dtype"))
+    return next((name for name, dtype in PRECISIONS.items() if dtype == stored), "fp32")

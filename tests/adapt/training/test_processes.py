@@ -12,6 +12,7 @@ from adapt.training.train import train
 from retrieval.errors import FathomError
 
 torch.set_num_threads(1)
+pytestmark = pytest.mark.timeout(900)  # each process loads torch and transformers, minutes on a busy machine
 SETTINGS = Dapt(block=32, batch_tokens=256, micro_tokens=64, precision="fp32", lr=LearningRate(peak=3e-3))
 
 

@@ -98,7 +98,10 @@ def test_the_report_tells_what_was_added_saved_tried_and_learned(
     for stage, folder in (("distilled", "distilling"), ("warmed", ".")):
         lines = (tmp_path / "run" / folder / "metrics.jsonl").read_text().splitlines()
         assert len(lines) == report[stage]["steps"]
-        assert report[stage]["last_loss"] < report[stage]["first_loss"]
+        assert report[stage]["last_loss"] == json.loads(lines[-1])["loss"]
+        if stage == "warmed":
+            losses = [json.loads(line)["loss"] for line in lines]
+            assert sum(losses[-5:]) < sum(losses[:5])
 
 
 def test_what_is_done_is_not_done_again_and_what_was_changed_is(tmp_path: Path) -> None:
