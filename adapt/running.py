@@ -321,10 +321,14 @@ class _Run:
                 "base": {"name": self.recipe.base, "sha256": self.base_hash},
                 "recipe": {"name": self.recipe.name, "sha256": recipe_hash(self.recipe), "run": name},
                 "data": {corpus.name: corpus.sha256 for corpus in self.around.corpora.values()},
-                "stages": [{"name": one.name, "kind": one.kind, "key": one.key} for one in self.results],
+                "stages": [
+                    {"name": one.name, "kind": one.kind, "key": one.key, "sha256": one.measured.sha256}
+                    for one in self.results
+                    if one.measured is not None
+                ],
                 "metrics": figures_with_changes(self.measured[BASE], last.measured),
-                "gates": [gate.said for one in self.results for gate in one.gates],
-                "prompt_versions": {},
+                "gates": [gate.as_json() for one in self.results for gate in one.gates],
+                "prompts": {},
             },
         )
 
