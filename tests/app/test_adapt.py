@@ -178,7 +178,9 @@ def test_the_first_signal_asks_and_the_second_ends(
     import signal
 
     def slow(recipe: Recipe, **options: Any) -> Any:
-        signal.raise_signal(signal.SIGTERM)
+        handler = signal.getsignal(signal.SIGTERM)
+        assert callable(handler)
+        handler(signal.SIGTERM, None)  # not through the kernel: OpenVINO's tracing, in other tests, does not survive it
         assert options["stop"].is_set(), "the first asks for an end at a safe place"
         return result(tmp_path, status="stopped")
 
