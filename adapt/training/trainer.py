@@ -65,6 +65,7 @@ class OrderTrainer(Trainer):
         self.saved_step = 0
         self.random_state: dict[str, Any] = {}
         self.last_loss: float | None = None
+        self._casting: torch.autocast | None = None
         super().__init__(
             model,
             args,
@@ -89,6 +90,7 @@ class OrderTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list, None]:
         """The micro-batches of one step, in which its sums begin anew."""
         samples = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
+        self._forget_casts()
         self.step_counts = self.data.counts(self.batches.of_step(self.state.global_step))
         self.sums = torch.zeros(2, device=device)  # cross-entropy, distance
         return samples, None
@@ -110,6 +112,38 @@ class OrderTrainer(Trainer):
         loss, kl = losses["loss"], losses["kl"]
         self.sums += torch.stack([loss.detach(), kl.detach()])
         return loss + self.pulls.weight * kl if told else loss
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
+        """One micro-batch forward and backward.
+
+        Weights in fp32 are turned into bf16 for every product. torch keeps what it turned until the outermost autocast
+        is left, which in transformers' loop is each micro-batch: casts were 8 % of a step on a CPU. Here the outermost
+        lasts for all of a step, between two changes of the weights. Not where weights are shared out: what is kept
+        would be all of them.
+        """
+        if not self.args.bf16 or self.is_fsdp_enabled or self.args.torch_empty_cache_steps is not None:
+            return super().training_step(model, inputs, num_items_in_batch)
+        kind = self.args.device.type
+        if self._casting is None:
+            self._casting = torch.autocast(kind, torch.bfloat16)
+            self._casting.__enter__()
+        model.train()
+        loss = self.compute_loss(model, self._prepare_inputs(inputs))
+        with torch.autocast(kind, enabled=False):  # a backward pass has its types from the forward one
+            self.accelerator.backward(loss)
+        return loss.detach()
+
+    def _forget_casts(self) -> None:
+        """Before weights change, and however a step ends: autocast is a state of the thread."""
+        if self._casting is not None:
+            self._casting.__exit__(None, None, None)
+            self._casting = None
+
+    def _run_epoch(self, **about: Any) -> None:
+        try:
+            super()._run_epoch(**about)
+        finally:
+            self._forget_casts()
 
     def _teacher(self, numbers: Any, sources: Any, targets: Any) -> dict[str, Any]:
         """What the older model thought at the places of kept rows, where there are any in this micro-batch."""
@@ -137,6 +171,7 @@ class OrderTrainer(Trainer):
 
         They pull after clipping, for the largest Fisher values are a million times the mean: such weights would swamp
         the norm, and clipping would leave nothing of the loss (adapt/forgetting/anchors.py)."""
+        self._forget_casts()
         counts = self.step_counts
         sums = self.accelerator.reduce(self.sums, "mean") if self.batches.processes > 1 else self.sums
         if self.pulls.hold is not None:

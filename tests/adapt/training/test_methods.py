@@ -105,6 +105,24 @@ def test_bf16_keeps_weights_in_fp32_and_learns_about_the_same(tmp_path: Path, ba
     assert told["bf16"] == pytest.approx(told["fp32"], rel=0.1)
 
 
+def test_casts_that_last_for_a_step_change_no_bit(
+    tmp_path: Path, base: Path, order: MadeOrder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import Trainer
+
+    from adapt.training.trainer import OrderTrainer
+
+    settings = SETTINGS.model_copy(update={"precision": "bf16", "micro_tokens": 32})
+    ours = train(job_in(tmp_path / "ours", base, settings), progress=quiet, order=order)
+    assert not torch.is_autocast_enabled("cpu")
+    monkeypatch.setattr(OrderTrainer, "training_step", Trainer.training_step)
+    plain = train(job_in(tmp_path / "plain", base, settings), progress=quiet, order=order)
+    assert steps_of(ours) == steps_of(plain)
+    assert ours.model and plain.model
+    one, other = weights_of(ours.model), weights_of(plain.model)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_a_base_in_bf16_is_trained_in_fp32_and_written_in_bf16(tmp_path: Path, base: Path, order: MadeOrder) -> None:
     narrow = tmp_path / "narrow"
     AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(narrow)
