@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from adapt.amounts import json_file
+from adapt.forgetting.stored_teacher import bytes_needed
 from adapt.recipe import Method, Training, Vocabulary
 from retrieval.errors import DamagedError, UsageError
 
@@ -295,7 +296,8 @@ def disk_of(model: ModelFacts, settings: Training, tokens: int, kept_tokens: int
     ]
     if kept_tokens and settings.keep.kl is not None and not settings.keep.kl.live:
         top = settings.keep.kl.top
-        needs.append(Need("teacher", kept_tokens * top * 8, f"the {top} likeliest tokens at {kept_tokens:,} places"))
+        size = bytes_needed(kept_tokens, top)
+        needs.append(Need("teacher", size, f"the {top} likeliest tokens at {kept_tokens:,} places"))
     return needs
 
 

@@ -61,7 +61,7 @@ class Decontamination(Settings):
     """Documents that hold a question of an evaluation are dropped before training."""
 
     against: tuple[str, ...] = ()
-    """Files of questions (JSON lines, every string in them counts) or texts."""
+    """Files of questions (JSON lines: every string counts that is no id, context, evidence or history) or texts."""
     words: Count = 13
     """Length of the word n-gram that must be shared (Brown et al. 2020, appendix C)."""
 
@@ -125,8 +125,8 @@ class Method(Settings):
 class Warming(Settings):
     """Training of the new rows alone, after a vocabulary was extended."""
 
-    tokens: Count = 300_000
-    lr: Positive = 2e-3
+    tokens: Count = 60_000
+    lr: Positive = 5e-3
 
 
 class Vocabulary(Settings):
@@ -137,13 +137,15 @@ class Vocabulary(Settings):
     source: str = "domain"
     min_frequency: Count = 8
     min_documents: Count = 3
-    least_saving: float = 0.0001
+    least_saving: float = 2e-5
     """A token that saves a smaller share of the source's tokens is not worth its row."""
     initialise: Literal["mean", "distil"] = "mean"
     """Mean of the sub-tokens' rows, or that and then token distillation (Dobler et al. 2025, arXiv:2505.20133)."""
     warm: Warming | None = Warming()
-    block: Count = 512
-    batch_tokens: Count = 4096
+    block: Count = 96
+    """Tokens of a window around new ones. Many small steps on short windows taught 250 rows of SmolLM2-135M more than
+    few large ones on long stretches."""
+    batch_tokens: Count = 256
 
 
 class LearningRate(Settings):
@@ -264,7 +266,7 @@ class Training(Settings):
     freeze: Freezing = Freezing()
     reading: Reading | None = None
     trainer: dict[str, Any] = {}
-    """Fields of TRL's SFTConfig, passed through as they are; what Fathom sets itself is refused."""
+    """Fields of transformers' TrainingArguments, passed through as they are; what Fathom sets itself is refused."""
 
 
 class Dapt(Training):
