@@ -140,7 +140,7 @@ def test_checkpoints_hold_weights_and_moments_three_times(facts: ModelFacts) -> 
     needs = disk_of(facts, Dapt(), tokens=1000, kept_tokens=0)
     assert of(needs, "checkpoints") == 3 * 12 * facts.parameters and of(needs, "result") == 4 * facts.parameters
     kept = disk_of(facts, Dapt(keep=Keep(kl=Distance(top=8))), tokens=1000, kept_tokens=500)
-    assert of(kept, "teacher") == 500 * 8 * 8
+    assert of(kept, "teacher") == 500 * (8 * 4 + 9 * 2)  # ids in 4 bytes; the likeliest 8 and the rest in 2
 
 
 @pytest.mark.parametrize(("number", "said"), [(1, "1 MiB"), (300 << 20, "300 MiB"), (3 << 30, "3.0 GiB")])

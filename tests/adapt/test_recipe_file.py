@@ -66,7 +66,7 @@ def test_several_stages_of_a_kind_are_numbered(tmp_path: Path) -> None:
     text = GOOD.replace("  - tapt: {select: {near: task}}", "  - dapt: {lr: 2e-5}\n  - tapt: {select: {near: task}}")
     assert stage_names(load_recipe(written(tmp_path, text))) == ["vocabulary", "dapt-1", "dapt-2", "tapt"]
     recipe = load_recipe(written(tmp_path, text), settings={"stages.dapt-2.block": "256"})
-    assert [getattr(stage.settings, "block", None) for stage in recipe.stages] == [512, 512, 256, 512]
+    assert [stage.settings.block for stage in recipe.stages[1:]] == [512, 256, 512]
 
 
 @pytest.mark.parametrize(
