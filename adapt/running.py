@@ -123,8 +123,8 @@ class _Run:
         with WriterLock(self.folder / ".lock", doing="adapting", guarded=f"the run '{name}'"):
             if fresh:
                 _empty(self.folder)
-            self._begin(name)
             try:
+                self._begin(name)
                 status = self._stages(names, first, last)
             except KeyboardInterrupt:
                 status = STOPPED
@@ -202,14 +202,9 @@ class _Run:
 
         said = json.dumps([self.base_hash, self.recipe.seed, settings.model_dump(mode="json")], sort_keys=True)
         folder = self.cache / "synthetic" / hashlib.sha256(said.encode()).hexdigest()[:32]
-        try:
-            return synthesise(
-                self.base, settings, seed=self.recipe.seed, folder=folder, progress=self.progress, stop=self.stop
-            )
-        except FathomError:
-            if self.stop.is_set():
-                raise KeyboardInterrupt from None
-            raise
+        return synthesise(
+            self.base, settings, seed=self.recipe.seed, folder=folder, progress=self.progress, stop=self.stop
+        )
 
     # --- the stages --------------------------------------------------------------------------------------------------
 
@@ -235,9 +230,11 @@ class _Run:
     def _stage(
         self, name: str, stage: Stage, key: str, model: Path, folder: Path, *, again: bool
     ) -> StageResult | None:
-        known = _finished(folder, key)
+        from adapt.training.bases import weights_hash
+
+        known = self._finished(folder, key)
         if known is None or again:
-            if again or _key_of(folder) != key:
+            if again or not _begun(folder, key):
                 clear(folder)
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / STAGE, {"kind": stage.kind, "key": key, "finished": None})
@@ -245,7 +242,12 @@ class _Run:
             outcome = run_stage(stage, model, folder, self.around)
             if outcome.model is None:
                 return None
-            known = {"seconds": time.monotonic() - began, "facts": outcome.facts, "model": outcome.model.name}
+            known = {
+                "seconds": time.monotonic() - began,
+                "facts": outcome.facts,
+                "model": outcome.model.name,
+                "sha256": weights_hash(outcome.model, cache=self.cache),
+            }
             write_json(folder / STAGE, {"kind": stage.kind, "key": key, "finished": now(), **known})
             skipped = False
         else:
@@ -268,6 +270,25 @@ class _Run:
             measured=measured,
             gates=gates,
         )
+
+    def _finished(self, folder: Path, key: str) -> dict[str, Any] | None:
+        """What a finished stage said of itself; None where it is another's, unfinished, or its model is not whole."""
+        from adapt.training.bases import weights_hash
+
+        if not (folder / STAGE).is_file():
+            return None
+        known = read_json(folder / STAGE)
+        if known.get("key") != key or not known.get("finished"):
+            return None
+        try:
+            found = weights_hash(folder / Path(str(known.get("model"))).name, cache=self.cache)
+        except FathomError as error:
+            _LOG.warning("the result of %s is gone (%s); the stage is done again", folder.name, error)
+            return None
+        if found != known.get("sha256"):
+            _LOG.warning("the result of %s is not what was written; the stage is done again", folder.name)
+            return None
+        return known
 
     def _measure(self, label: str, model: Path) -> "Measurement":
         from adapt.evidence.measuring import measure
@@ -397,19 +418,12 @@ def _place(names: Sequence[str], word: str, option: str) -> int:
     return names.index(word)
 
 
-def _finished(folder: Path, key: str) -> dict[str, Any] | None:
-    """What a finished stage said of itself; None where it is another's, unfinished, or its model is gone."""
+def _begun(folder: Path, key: str) -> bool:
+    """Whether a stage stands there unfinished, to be gone on with."""
     if not (folder / STAGE).is_file():
-        return None
+        return False
     known = read_json(folder / STAGE)
-    model = known.get("model")
-    if known.get("key") != key or not known.get("finished") or not isinstance(model, str):
-        return None
-    return known if (folder / Path(model).name / "config.json").is_file() else None
-
-
-def _key_of(folder: Path) -> str | None:
-    return str(read_json(folder / STAGE).get("key")) if (folder / STAGE).is_file() else None
+    return known.get("key") == key and not known.get("finished")
 
 
 def _empty(folder: Path) -> None:

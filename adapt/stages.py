@@ -161,19 +161,19 @@ def order_of(settings: Dapt | Tapt, model: Path, folder: Path, around: Surroundi
     Raises UsageError where the texts do not suffice.
     """
     from adapt.corpus.mixing import Order, mix
+    from adapt.vocabulary.tokenizer_file import load
 
     facts: dict[str, Any] = {}
     place = folder / "order"
     blocks: dict[str, Blocks] = {}
-    tokenizers = _Tokenizers(model, around.base)
     for name in settings.mix:
         if name == SELECTED:
-            texts, key, found = _selected(settings, tokenizers.of(model), folder, around)
+            texts, key, found = _selected(settings, load(model), folder, around)
             facts["selection"] = found
         else:
             corpus = around.corpora[name]
             texts, key = corpus.texts("train"), corpus.sha256
-        blocks[name] = _packed(name, texts, key, settings, tokenizers, facts, around)
+        blocks[name] = _packed(name, texts, key, settings, model, facts, around)
     facts["blocks"] = {name: {"rows": one.rows, "tokens": one.tokens} for name, one in blocks.items()}
     if (place / MANIFEST).is_file():
         order = Order.open(place)
@@ -190,35 +190,26 @@ def order_of(settings: Dapt | Tapt, model: Path, folder: Path, around: Surroundi
     return order, facts
 
 
-@dataclass
-class _Tokenizers:
-    """The student's tokenizer, and the base's for texts on which a teacher speaks: after a vocabulary was extended its
-    tokens are the student's too (they only came after the old ones), so both see the same sequence."""
-
-    model: Path
-    base: Path
-
-    def of(self, folder: Path) -> Any:
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-
-
 def _packed(
     name: str,
     texts: "Iterable[TrainingText]",
     key: str,
     settings: Dapt | Tapt,
-    tokenizers: _Tokenizers,
+    model: Path,
     facts: dict[str, Any],
     around: Surroundings,
 ) -> "Blocks":
-    """The blocks of a source, made once for these texts, this tokenizer and this block size."""
+    """The blocks of a source, made once for these texts, this tokenizer and this block size.
+
+    Texts on which a teacher speaks are cut by the base's tokenizer: after a vocabulary was extended its tokens are the
+    student's too (new ones only came after them), so both see the same sequence.
+    """
     from adapt.corpus.packing import Blocks, pack
+    from adapt.vocabulary.tokenizer_file import load
     from retrieval.embedding.stored import file_hash
 
     taught = settings.keep.kl is not None and name in settings.keep.kl.on
-    place = tokenizers.base if taught else tokenizers.model
+    place = around.base if taught else model
     reading = settings.reading if settings.reading is not None and name in settings.reading.on else None
     described = {
         "version": VERSION,
@@ -241,7 +232,7 @@ def _packed(
     around.progress(f"packing {name}", 0, 0)
     return pack(
         _until_stopped(texts, around.stop),
-        tokenizers.of(place),
+        load(place),
         block=settings.block,
         folder=folder,
         seed=around.recipe.seed,

@@ -179,6 +179,16 @@ def test_a_gate_that_is_crossed_stops_the_chain_and_registers_nothing(place: Pla
     assert [stage.skipped for stage in passed.stages] == [True, True, False] and passed.model is not None
 
 
+def test_a_result_that_is_not_what_was_written_is_made_again(place: Place) -> None:
+    first = place.run(to_stage="dapt")
+    weights_file = first.stages[1].model / "model.safetensors"
+    whole = weights_file.read_bytes()
+    weights_file.write_bytes(whole[:-4] + b"oops")
+    again = place.run(to_stage="dapt")
+    assert [stage.skipped for stage in again.stages] == [True, False]
+    assert weights_file.read_bytes() == whole
+
+
 def test_two_cannot_run_at_once_and_measurements_are_not_overwritten(place: Place) -> None:
     folder = place.folder / "workspace" / "runs" / "small"
     folder.mkdir(parents=True)
