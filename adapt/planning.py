@@ -357,12 +357,13 @@ class _Planning:
         room = 0.0 if amount.exact else TOLERANCE
         if settings.tokens > most[scarce] * (1 + room):
             needed = settings.tokens * mean[scarce]
+            epochs = math.ceil(needed / amount.tokens * 10) / 10
             self._refuse(
                 name,
                 f"{settings.tokens:,} tokens with {mean[scarce]:.0%} of '{scarce}' on average need {round(needed):,} "
                 f"tokens of it, and it has {amount.said()}"
                 + (f", read {settings.epochs:g} times" if settings.epochs != 1 else "")
-                + f"; possible are at most {rounded(most[scarce]):,} tokens, or {needed / amount.tokens:.2g} epochs",
+                + f"; possible are at most {rounded(most[scarce]):,} tokens, or {epochs:,g} epochs",
             )
         return settings.tokens, False
 
