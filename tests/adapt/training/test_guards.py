@@ -102,18 +102,31 @@ def test_tokens_without_a_row_are_noticed_before_the_first_step(tmp_path: Path, 
 
 
 def test_every_row_is_read_once_in_order_by_some_process_and_all_count_alike() -> None:
-    for rows, processes in ((1, 1), (24, 1), (23, 2), (17, 3)):
+    for rows, processes in ((1, 1), (24, 1), (23, 2), (17, 3), (13, 2), (25, 1)):
         shares = [
             batches(rows, block=32, batch_tokens=384, micro_tokens=64, processes=processes, rank=rank)
             for rank in range(processes)
         ]
         read = [list(share) for share in shares]
         assert len({len(one) for one in read}) == 1 == len({len(share) for share in shares})
-        assert len(read[0]) == len(shares[0])
+        assert len(read[0]) == len(shares[0]) == shares[0].steps * shares[0].accumulation
         at_once = [row for micro in zip(*read, strict=True) for part in micro for row in part]
         assert [row for row in at_once if row >= 0] == list(range(rows))
         of_steps = [row for step in range(shares[0].steps) for row in shares[0].of_step(step)]
         assert of_steps == list(range(rows))
+        assert all(1 <= len(part) <= shares[0].micro_rows for one in read for part in one)
+
+
+def test_no_step_is_much_smaller_than_the_others() -> None:
+    """Twelve rows fill a step: one row that is left over is not a step of its own, which would be mostly noise."""
+    for rows, sizes in ((12, [12]), (13, [6, 7]), (25, [8, 8, 9]), (23, [11, 12]), (36, [12, 12, 12])):
+        share = batches(rows, block=32, batch_tokens=384, micro_tokens=64, processes=1, rank=0)
+        assert [len(share.of_step(step)) for step in range(share.steps)] == sizes
+        micro = list(share)
+        for step in range(share.steps):
+            mine = micro[step * share.accumulation : (step + 1) * share.accumulation]
+            assert [row for part in mine for row in part] == list(share.of_step(step))
+            assert max(map(len, mine)) - min(map(len, mine)) <= 1
 
 
 def test_positions_begin_anew_and_no_document_predicts_the_next() -> None:
