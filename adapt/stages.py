@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from adapt.corpus.texts import TrainingText
     from retrieval.embedding.embedder import Embedder
 
-VERSION = 1
+VERSION = 2
 """Raised when a stage's work changes: finished stages of older runs are then done again."""
 SELECTED = "selected"
 """What TAPT calls the text that it selected."""
@@ -85,7 +85,8 @@ def decontamination_of(recipe: Recipe, name: str) -> Decontamination:
 
 
 def stage_key(stage: Stage, before: str, around: Surroundings) -> str:
-    """SHA-256 of everything that decides a stage's result: its settings, the seed, its texts and all stages before."""
+    """SHA-256 of everything that decides a stage's result: its settings, the seed, its texts and all stages before; for
+    TAPT also the embedding model that selects."""
     described = {
         "version": VERSION,
         "kind": stage.kind,
@@ -94,6 +95,8 @@ def stage_key(stage: Stage, before: str, around: Surroundings) -> str:
         "before": before,
         "texts": {name: around.corpora[name].sha256 for name in sources_of(stage)},
     }
+    if isinstance(stage.settings, Tapt):
+        described["embedder"] = around.embedder().fingerprint.to_json()
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
@@ -222,23 +225,27 @@ def _packed(
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
     folder = around.cache / "blocks" / digest[:32]
     if (folder / MANIFEST).is_file():
-        return Blocks.open(folder)
-    if reading is not None:
-        from adapt.corpus.reading_tasks import transform
-
+        blocks = Blocks.open(folder)
+    else:
         counts: Counter[str] = Counter()
-        texts = transform(texts, reading, seed=around.recipe.seed, counts=counts)
-        facts.setdefault("reading", {})[name] = counts
-    around.progress(f"packing {name}", 0, 0)
-    return pack(
-        _until_stopped(texts, around.stop),
-        load(place),
-        block=settings.block,
-        folder=folder,
-        seed=around.recipe.seed,
-        progress=around.progress,
-        name=f"'{name}'",
-    )
+        if reading is not None:
+            from adapt.corpus.reading_tasks import transform
+
+            texts = transform(texts, reading, seed=around.recipe.seed, counts=counts)
+        around.progress(f"packing {name}", 0, 0)
+        blocks = pack(
+            _until_stopped(texts, around.stop),
+            load(place),
+            block=settings.block,
+            folder=folder,
+            seed=around.recipe.seed,
+            progress=around.progress,
+            name=f"'{name}'",
+            more=counts,
+        )
+    if reading is not None:
+        facts.setdefault("reading", {})[name] = dict(blocks.more)
+    return blocks
 
 
 def _selected(

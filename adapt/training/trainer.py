@@ -37,6 +37,8 @@ OPTIMIZER, SCHEDULE, RANDOM, STATE = "optimizer", "schedule.json", "random.json"
 class OrderTrainer(Trainer):
     """`metrics` and `checkpoints` are written by the first process only; every process calls everything."""
 
+    lr_scheduler: Any
+
     def __init__(
         self,
         model: Any,
