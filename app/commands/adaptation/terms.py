@@ -89,7 +89,7 @@ def _found(run: Run, corpus: str, model: str, title: str | None, chosen: dict[st
         progress("looking at the model", 0, 0)
         folder = base_of(model, cache=run.settings.cache, models=run.settings.models)
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-        found = candidates(opened.texts(progress), tokenizer, Vocabulary(**chosen), progress=progress)
+        found = candidates(opened.texts(progress), tokenizer, Vocabulary(**chosen), model=folder, progress=progress)
     for reason, number in opened.left_out.counts.items():
         run.terminal.note(f"{number:,} left out as {reason}")
     return found
