@@ -71,9 +71,7 @@ def savings(
     rows = []
     for number in wanted:
         chosen = settings.model_copy(update={"tokens": number})
-        found = candidates(
-            texts.texts(), old, chosen, model=base, progress=progress, total=texts.count("train")
-        )
+        found = candidates(texts.texts(), old, chosen, model=base, progress=progress, total=texts.count("train"))
         tokenizer_file.write(tokenizer_file.extended(byte_level(old), found.merges, found.pre_tokenizer), base, folder)
         new = tokenizer_file.load(folder)
         check = tokenizer_file.compare(old, new, (whole(text) for text in texts.texts("held_out")))

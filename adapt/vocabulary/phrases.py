@@ -31,12 +31,17 @@ FIRST = r"(?=(?:,? )?\p{L})"
 BETWEEN = r"(?:(?<=\p{L})(?=,? \p{L}|'(?:[stmd]|re|ve|ll)(?!\p{L}))|(?<=,)(?= \p{L}))"
 """Between two words of a phrase: letters and a space, a comma with a space or the rest of "isn't"; a comma and a space.
 """
+RUN = 64
+"""Words that are joined at most. Without an end, a megabyte of words broke the limit of steps that Oniguruma sets a match
+(retry-limit-in-match), and tokenizers stops the program there."""
+_ENDS = (",", "'")
+"""A term on its way to another may end so; not with a space, which would take it from the next word."""
 _SEPARATORS = re.compile(r",? |'")
 
 
 def joined(pattern: str) -> str:
     """A splitting pattern that joins what another splits."""
-    return rf"{FIRST}(?>{pattern})(?:{BETWEEN}(?>{pattern}))*|{pattern}"
+    return rf"{FIRST}(?>{pattern})(?:{BETWEEN}(?>{pattern})){{0,{RUN - 1}}}|{pattern}"
 
 
 def joining(base: ByteLevelBpe) -> Mapping[str, Any] | str:
@@ -123,7 +128,7 @@ def may_become_term(token: str, words: int) -> bool:
         text = getincrementaldecoder("utf-8")().decode(bytes_of(token))
     except (KeyError, UnicodeDecodeError):
         return False
-    return _of_words(text.removesuffix(","), words) or _of_words(text.removesuffix("'"), words)
+    return _of_words(text[:-1] if text[-1:] in _ENDS else text, words)
 
 
 def _of_words(text: str, words: int) -> bool:
