@@ -83,7 +83,7 @@ def savings(
                 "saving_held_out": check.saving,
                 "longer": check.longer,
                 "least_saving": found.terms[-1].saving if found.terms else None,
-                "phrases": sum(" " in term.text.strip() for term in found.terms),
+                "phrases": found.facts()["phrases"],
                 "steps_only": sum(term.stands == 0 for term in found.terms),
             }
         )
@@ -148,8 +148,8 @@ def to_markdown(found: Mapping[str, Any]) -> str:
         "|---:|---:|---:|---:|---:|---:|",
     ]
     lines += [
-        f"| {row['wanted']:,} | {row['added']:,} | {row['phrases']:,} | {row['saving_train']:.2%} | {row['saving_held_out']:.2%} "
-        f"| {row['longer']} |"
+        f"| {row['wanted']:,} | {row['added']:,} | {row['phrases']:,} | {row['saving_train']:.2%} "
+        f"| {row['saving_held_out']:.2%} | {row['longer']} |"
         for row in found["savings"]
     ]
     if found["bits_per_byte"]:

@@ -32,8 +32,8 @@ BETWEEN = r"(?:(?<=\p{L})(?=,? \p{L}|'(?:[stmd]|re|ve|ll)(?!\p{L}))|(?<=,)(?= \p
 """Between two words of a phrase: letters and a space, a comma with a space or the rest of "isn't"; a comma and a space.
 """
 RUN = 64
-"""Words that are joined at most. Without an end, a megabyte of words broke the limit of steps that Oniguruma sets a match
-(retry-limit-in-match), and tokenizers stops the program there."""
+"""Words that are joined at most. Without an end, a megabyte of words broke the limit of steps that Oniguruma sets a
+match (retry-limit-in-match), and tokenizers stops the program there."""
 _ENDS = (",", "'")
 """A term on its way to another may end so; not with a space, which would take it from the next word."""
 _SEPARATORS = re.compile(r",? |'")
@@ -46,7 +46,7 @@ def joined(pattern: str) -> str:
 
 def joining(base: ByteLevelBpe) -> Mapping[str, Any] | str:
     """The pre-tokenizer under which words are joined; or, of a tokenizer that has to stay with single words, why."""
-    before = base.file.get("pre_tokenizer")
+    before: dict[str, Any] = base.file["pre_tokenizer"]
     steps = json.loads(json.dumps(before["pretokenizers"] if before["type"] == "Sequence" else [before]))
     last = max((place for place, step in enumerate(steps) if _splits(step)), default=None)
     if last is None or any(step.get("type") in ("Sequence", "Metaspace") for step in steps):
@@ -66,7 +66,7 @@ def joining(base: ByteLevelBpe) -> Mapping[str, Any] | str:
     # An added token is no piece of a text's words, but where a piece is looked up whole it could be found as one.
     own = base.file["model"]["vocab"].keys() - base.added.keys()
     searched = base.ids.keys() if base.file["model"].get("ignore_merges") else own
-    across = next((token for token in searched if _across(token)), None)
+    across = next((token for token in searched if reaches_across(token)), None)
     if across is not None:
         return f"its token {across[:40]!r} reaches across words"
     return {"type": "Sequence", "pretokenizers": steps}
@@ -85,8 +85,8 @@ def _split(pattern: str) -> dict[str, Any]:
     return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
 
 
-def _across(token: str) -> bool:
-    """Whether a token has one of the places inside it at which words are joined."""
+def reaches_across(token: str) -> bool:
+    """Whether a token has one of the places inside it at which pieces are joined, so that it needs `joining`."""
     try:
         text = readable(token)
     except KeyError:
@@ -117,8 +117,8 @@ def is_term(token: str, words: int) -> bool:
 
 
 def may_become_term(token: str, words: int) -> bool:
-    """Whether a token could be a piece of one that `is_term`. Phrases grow from their beginning, the space, so that none
-    begins in the middle of a word."""
+    """Whether a token could be a piece of one that `is_term`. Phrases grow from their beginning, the space, so that
+    none begins in the middle of a word."""
     if may_become_word(token):
         return True
     if words < 2 or token[:1] not in ("Ġ", ","):

@@ -1,4 +1,4 @@
-"""Domain texts and a tokenizer → the words and phrases it is worth giving a token of their own, with what each saves and
+"""Domain texts and a tokenizer → the words and phrases that are worth a token of their own, with what each saves and
 why others are not. It changes no tokenizer and knows no model.
 """
 
@@ -13,7 +13,7 @@ from adapt.recipe import Vocabulary
 from adapt.vocabulary.byte_level import SPACE, ByteLevelBpe, byte_level, readable, written
 from adapt.vocabulary.counting import count
 from adapt.vocabulary.merges import Limits, Pair, learn
-from adapt.vocabulary.phrases import is_phrase, joining
+from adapt.vocabulary.phrases import joining, reaches_across
 from adapt.vocabulary.tokenizer_file import is_split_as_written
 from eval.data.texts import storable
 from eval.runs.parts import Progress
@@ -80,7 +80,7 @@ class Candidates:
             "tokens": self.tokens,
             "saving": self.saving,
             "terms": [asdict(term) for term in self.terms],
-            "phrases": sum(is_phrase(term.written, len(term.text)) for term in self.terms),
+            "phrases": sum(reaches_across(term.written) for term in self.terms),
             "words_only": self.words_only,
             "refused": self.refused,
         }
@@ -143,7 +143,7 @@ def candidates(
         tokens=counted.tokens,
         refused=refused,
         # Words alone are found without it too, and a tokenizer that splits as before can be exported to more programs.
-        pre_tokenizer=joined if any(is_phrase(term.token, limits.words) for term in learned.terms) else None,
+        pre_tokenizer=joined if any(reaches_across(term.token) for term in learned.terms) else None,
         words_only=words_only,
     )
 

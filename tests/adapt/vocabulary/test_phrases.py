@@ -1,4 +1,4 @@
-"""Words are joined where no token reaches across and nowhere else, so that a phrase can be a token and nothing is longer."""
+"""Words are joined where no token reaches across and nowhere else, so that phrases become tokens and nothing longer."""
 
 import json
 from pathlib import Path
@@ -204,5 +204,7 @@ def test_where_transformers_takes_its_own_class_there_are_words_alone(tmp_path: 
 
 def test_without_a_phrase_the_tokenizer_splits_as_before() -> None:
     """So that it can be exported to whatever knew how it split."""
-    texts = [Document(str(n), f"klystron.{n}") for n in range(40)]
-    assert candidates(texts, tokenizer("gpt2"), Vocabulary(tokens=9, least_saving=0)).pre_tokenizer is None
+    texts = [Document(str(n), f"klystron.{n} klystron") for n in range(40)]
+    found = candidates(texts, tokenizer("gpt2"), Vocabulary(tokens=9, least_saving=0, words_at_most=4))
+    assert " klystron" in [term.text for term in found.terms]
+    assert found.pre_tokenizer is None and found.facts()["phrases"] == 0
