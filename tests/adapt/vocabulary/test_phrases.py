@@ -13,7 +13,7 @@ from adapt.recipe import Vocabulary
 from adapt.vocabulary.byte_level import byte_level, written
 from adapt.vocabulary.phrases import GPT_2, is_phrase, joined, joining, joins, may_become_term
 from adapt.vocabulary.terms import candidates
-from adapt.vocabulary.tokenizer_file import compare, decode, encode, extended, load, write
+from adapt.vocabulary.tokenizer_file import compare, decode, encode, extended, load, strange_texts, write
 
 O200K = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
@@ -170,6 +170,20 @@ def test_a_phrase_beside_anything_is_no_longer_and_comes_back(made: tuple[Any, A
     assert check.tokens_before - check.tokens_after > 10
     assert decode(new, encode(new, text)) == text or "\u0301" in text  # Qwen's NFC composes h and the accent or not
     assert decode(new, encode(new, text)) == decode(old, encode(old, text))
+
+
+def test_openvino_reads_the_same_tokens_out_of_a_folder(made: tuple[Any, Any]) -> None:
+    """Its tokenizers split by expressions of their own (PCRE2). It composes unassigned characters otherwise than NFC
+    does, with phrases or without."""
+    import openvino
+    from openvino_tokenizers import convert_tokenizer
+
+    _, new = made
+    words = openvino.compile_model(convert_tokenizer(new, add_special_tokens=False), "CPU")
+    real = [text.text for text in papers()]
+    for text in (*strange_texts(200, new, [f" {PHRASE}", " of the"], real, seed=5), *real, f"a {PHRASE}care's"):
+        if "\0" not in text and (type(new.backend_tokenizer.normalizer).__name__ != "NFC" or text.isascii()):
+            assert words([text])["input_ids"][0].tolist() == new(text, add_special_tokens=False)["input_ids"]
 
 
 def test_what_has_phrases_can_be_extended_with_more(made: tuple[Any, Any], tmp_path: Path) -> None:
