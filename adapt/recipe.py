@@ -134,6 +134,8 @@ class Vocabulary(Settings):
 
     tokens: Count = 250
     """At most so many."""
+    words_at_most: Annotated[int, Field(ge=1, le=20)] = 5
+    """Words of one token: from 2 on, phrases compete with single words for the same rows."""
     source: str = "domain"
     min_frequency: Count = 8
     min_documents: Count = 3

@@ -71,8 +71,8 @@ def savings(
     rows = []
     for number in wanted:
         chosen = settings.model_copy(update={"tokens": number})
-        found = candidates(texts.texts(), old, chosen, progress=progress, total=texts.count("train"))
-        tokenizer_file.write(tokenizer_file.extended(byte_level(old), found.merges), base, folder)
+        found = candidates(texts.texts(), old, chosen, model=base, progress=progress, total=texts.count("train"))
+        tokenizer_file.write(tokenizer_file.extended(byte_level(old), found.merges, found.pre_tokenizer), base, folder)
         new = tokenizer_file.load(folder)
         check = tokenizer_file.compare(old, new, (whole(text) for text in texts.texts("held_out")))
         rows.append(
@@ -83,6 +83,7 @@ def savings(
                 "saving_held_out": check.saving,
                 "longer": check.longer,
                 "least_saving": found.terms[-1].saving if found.terms else None,
+                "phrases": found.facts()["phrases"],
                 "steps_only": sum(term.stands == 0 for term in found.terms),
             }
         )
@@ -143,12 +144,12 @@ def to_markdown(found: Mapping[str, Any]) -> str:
     lines = [
         f"{found['texts']}: {found['train']:,} documents, {found['held_out']:,} held out; {found['model']}",
         "",
-        "| tokens wanted | added | fewer tokens, trained on | fewer tokens, held out | longer texts |",
-        "|---:|---:|---:|---:|---:|",
+        "| tokens wanted | added | phrases | fewer tokens, trained on | fewer tokens, held out | longer texts |",
+        "|---:|---:|---:|---:|---:|---:|",
     ]
     lines += [
-        f"| {row['wanted']:,} | {row['added']:,} | {row['saving_train']:.2%} | {row['saving_held_out']:.2%} "
-        f"| {row['longer']} |"
+        f"| {row['wanted']:,} | {row['added']:,} | {row['phrases']:,} | {row['saving_train']:.2%} "
+        f"| {row['saving_held_out']:.2%} | {row['longer']} |"
         for row in found["savings"]
     ]
     if found["bits_per_byte"]:
@@ -169,7 +170,9 @@ def main(words: Sequence[str] | None = None) -> Path:
     cache = options.cache or out / "cache"
     base = base_folder(options.model, cache=cache)
     texts = _Texts.read(options.texts)
-    settings = Vocabulary(least_saving=options.least_saving, initialise=options.initialise)
+    settings = Vocabulary(
+        least_saving=options.least_saving, initialise=options.initialise, words_at_most=options.words_at_most
+    )
     rows = savings(texts, base, options.tokens, settings, folder=out / "tokenizer", progress=_log_progress)
     figures: list[dict[str, Any]] = []
     if options.measure is not None:
@@ -209,6 +212,7 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="packaged")
     parser.add_argument("--tokens", type=_count, nargs="+", default=[100, 250, 500, 1000])
     parser.add_argument("--least-saving", type=float, default=0.0, help="share of the tokens that a token must save")
+    parser.add_argument("--words-at-most", type=_count, default=usual.words_at_most, help="words of one token")
     parser.add_argument("--measure", type=_count, help="measure bits per byte with so many tokens")
     parser.add_argument("--warm-tokens", type=int, default=warming.tokens, help="0 for no warm-up")
     parser.add_argument("--lr", type=float, default=warming.lr)

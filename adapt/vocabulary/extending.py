@@ -34,7 +34,7 @@ from retrieval.embedding.stored import file_hash, is_whole, keep
 from retrieval.errors import DamagedError, UsageError
 
 REPORT, MODEL = "report.json", "model"
-VERSION = 1
+VERSION = 2
 """Counted up when the same settings begin to give another result."""
 STRANGE = 10_000
 """Made-up texts on which it is tried that none gets longer."""
@@ -85,7 +85,9 @@ def extend(
     shutil.rmtree(result, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     old = tokenizer_file.load(model_folder)
-    found = candidates(corpus.texts("train"), old, settings, progress=progress, total=corpus.count("train"))
+    found = candidates(
+        corpus.texts("train"), old, settings, model=model_folder, progress=progress, total=corpus.count("train")
+    )
     if not found.terms:
         raise UsageError(
             f"no token is worth adding for '{corpus.name}': {_why(found)}; lower min_frequency, min_documents or "
@@ -93,7 +95,7 @@ def extend(
         )
     written = folder / "tokenizer"
     base = byte_level(old)
-    tokenizer_file.write(tokenizer_file.extended(base, found.merges), model_folder, written)
+    tokenizer_file.write(tokenizer_file.extended(base, found.merges, found.pre_tokenizer), model_folder, written)
     new = tokenizer_file.load(written)
     checks = _checked(old, new, corpus, found, seed, progress)
     facts = _train(

@@ -92,9 +92,10 @@ def test_the_report_tells_what_was_added_saved_tried_and_learned(
     check = compare(load(start), load(result), [f"{text.title}\n\n{text.text}" for text in Domain().texts("held_out")])
     assert report["saving"]["held_out"] == pytest.approx(check.saving) and check.saving > 0.2
     terms = report["found"]["terms"]
-    assert {f" {term}" for term in TERMS} <= {term["text"] for term in terms}
+    assert all(any(term in found["text"] for found in terms) for term in TERMS)
+    assert report["found"]["phrases"] > 0 and report["found"]["words_only"] is None
     assert all(term["frequency"] >= 8 and term["pieces"] for term in terms)
-    assert report["found"]["refused"]["not letters only"]["examples"]
+    assert report["found"]["refused"]["too rare"]["examples"]
     for stage, folder in (("distilled", "distilling"), ("warmed", ".")):
         lines = (tmp_path / "run" / folder / "metrics.jsonl").read_text().splitlines()
         assert len(lines) == report[stage]["steps"]
@@ -206,8 +207,8 @@ def test_the_packaged_model_learns_words_of_the_enhancement_proposals(
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["tokens_added"] == 250 and report["first_id"] == 49_152
     assert report["never_longer"]["strange"]["longer"] == 0
-    assert 0.01 < report["saving"]["held_out"] < report["saving"]["train"] * 1.1
-    assert {" CPython", " PEP", "typing"} <= {term["text"] for term in report["found"]["terms"]}
+    assert 0.04 < report["saving"]["held_out"] < report["saving"]["train"] * 1.1
+    assert {" CPython", " PEP", "typing", " this PEP", ", but"} <= {term["text"] for term in report["found"]["terms"]}
     new = load_language_model(str(result), cache=tmp_path)
     ids = new.encode("CPython, pip and typing. 中文")
     assert max(ids) >= 49_152 and len(new.logprobs([ids])[0]) == len(ids)
