@@ -297,7 +297,7 @@ class _Run:
         texts = {
             name: corpus.file("held_out")
             for name, corpus in self.around.corpora.items()
-            if (wanted is None or name in wanted) and corpus.count("held_out")
+            if (wanted is None or name in wanted) and corpus.count("held_out") and not self.recipe.data[name].chat
         }
         return measure(
             model,
