@@ -137,12 +137,13 @@ def _gates(recipe: Recipe) -> Iterator[Problem]:
     from adapt.evidence.gates import CHOICES, parse_gate, refuse_unknown
 
     labels = [*measured_labels(recipe), *([CHOICES] if recipe.measure.choices else [])]
+    chats = [name for name, source in recipe.data.items() if source.chat]
     there = {stage.kind for stage in recipe.stages}
     for kind in type(recipe.gates).model_fields:
         for place, text in enumerate(getattr(recipe.gates, kind)):
             key = ("gates", kind, place)
             try:
-                refuse_unknown([parse_gate(text)], labels)
+                refuse_unknown([parse_gate(text)], labels, chats)
             except UsageError as error:
                 yield Problem(key, str(error))
                 continue

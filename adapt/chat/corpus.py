@@ -27,11 +27,13 @@ GROUP = "group"
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """One to train on or to measure with. `row` counts the examples of the file from 1."""
+    """One to train on or to measure with. `row` counts the examples of the file from 1; those of a `group` belong
+    together."""
 
     id: str
     row: int
     messages: tuple[dict[str, str], ...]
+    group: str | None = None
 
 
 def read_conversations(file: Path) -> Iterator[Conversation]:
@@ -41,7 +43,7 @@ def read_conversations(file: Path) -> Iterator[Conversation]:
             for line in lines:
                 row = orjson.loads(line)
                 messages = tuple({"role": str(role), "content": str(content)} for role, content in row["messages"])
-                yield Conversation(str(row["id"]), int(row["row"]), messages)
+                yield Conversation(str(row["id"]), int(row["row"]), messages, row["group"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedError(f"{file} cannot be read ({error}); remove its folder") from error
 
@@ -159,7 +161,15 @@ def _write(
         for number, out in zip(kept, held_out, strict=True):
             example, text = read[number], _text(read[number]).text
             messages = [[message.role, message.content] for message in example.messages]
-            row = {"id": example.id, "title": "", "text": text, "row": number + 1, "messages": messages}
+            group = example.labels.get(GROUP)
+            row = {
+                "id": example.id,
+                "title": "",
+                "text": text,
+                "row": number + 1,
+                "group": str(group) if group else None,
+                "messages": messages,
+            }
             (aside if out else train).write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
             side = sizes["held_out" if out else "train"]
             side["documents"] += 1
