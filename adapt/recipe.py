@@ -13,8 +13,6 @@ Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0.0)]
 
 
-WHOLE = ("full", "bitfit")
-"""Methods that train the model's own weights."""
 FULL_SFT_PEAK, ADAPTER_SFT_PEAK = 2e-5, 2e-4
 
 
@@ -325,7 +323,7 @@ class Sft(Training):
         kind = method.get("kind") if isinstance(method, dict) else getattr(method, "kind", None)
         lr = value.get("lr", {})
         if isinstance(lr, dict) and "peak" not in lr:
-            value = {**value, "lr": {**lr, "peak": FULL_SFT_PEAK if kind in WHOLE else ADAPTER_SFT_PEAK}}
+            value = {**value, "lr": {**lr, "peak": FULL_SFT_PEAK if kind == "full" else ADAPTER_SFT_PEAK}}
         return value
 
 

@@ -128,7 +128,7 @@ class _Judge:
 
     def passes(self, example: Example) -> bool:
         text = _text(example)
-        if example.review.get("decision") == "rejected":
+        if is_rejected(example):
             self.dropped.add("rejected", text)
             return False
         content = example_id(example.messages)
@@ -146,6 +146,11 @@ class _Judge:
             told = {"file": overlap.file, "item": overlap.item, "question": overlap.question, "text": overlap.text}
             self.overlaps.append({"document": example.id, **told})
         return False
+
+
+def is_rejected(example: Example) -> bool:
+    """Whether somebody said in review that it must not be trained on."""
+    return bool(example.review.get("decision") == "rejected")
 
 
 def _text(example: Example) -> TrainingText:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from adapt.amounts import Amount
-from adapt.chat.corpus import Conversation
+from adapt.chat.corpus import Conversation, is_rejected
 from adapt.chat.rows import TooLong, written
 from adapt.chat.templates import require
 from adapt.chat.writing import Writer, Written
@@ -63,10 +63,11 @@ def look(name: str, source: Source, settings: Sft, *, root: Path, model: Path, s
     template = require(tokenizer, settings.template)
     writer = Writer(tokenizer, template=template, system=settings.system, learn=settings.learn)
     read = list(read_examples(path))
-    if not read:
-        raise ReadingError(str(path), "empty", "holds no example.")
-    numbers = list(range(len(read)))
-    if len(numbers) > LOOKED_AT:
+    numbers = [number for number, example in enumerate(read) if not is_rejected(example)]
+    if not numbers:
+        raise ReadingError(str(path), "empty", "holds no example to train on.")
+    usable = len(numbers)
+    if usable > LOOKED_AT:
         numbers = sorted(random.Random(seed).sample(numbers, LOOKED_AT))
     chosen = (
         Conversation(
@@ -84,9 +85,9 @@ def look(name: str, source: Source, settings: Sft, *, root: Path, model: Path, s
         count += 1
         if best is None or (best[0] > SHOWN_TOKENS and size < best[0]):
             best = size, conversation, sequences[-1]
-    share = len(read) / len(numbers) * (1 - source.held_out)
+    share = usable / len(numbers) * (1 - source.held_out)
     if source.limit is not None:
-        share *= min(1.0, source.limit / len(read))
+        share *= min(1.0, source.limit / usable)
     size = sum(len(turn.content.encode("utf-8", "replace")) for example in read for turn in example.messages)
     amount = Amount(max(1, round(count * share)), round(size * share * len(numbers) / len(read)), round(tokens * share))
     sample = Sample(name, best[1].id, best[1].row, _spans(writer, best[2])) if best is not None else None

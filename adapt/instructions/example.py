@@ -13,7 +13,6 @@ from retrieval.errors import ReadingError
 from retrieval.reading.folder import shown
 
 ROLES = ("system", "user", "assistant")
-REJECTED = "rejected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +33,6 @@ class Example:
     labels: Mapping[str, Any] = field(default_factory=dict)
     checks: Mapping[str, Any] = field(default_factory=dict)
     review: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def rejected(self) -> bool:
-        """Whether somebody said that it must not be trained on."""
-        return self.review.get("decision") == REJECTED
 
 
 def example_id(messages: Sequence[Message]) -> str:

@@ -128,6 +128,16 @@ def test_a_gate_on_conversations_stops_the_chain(place: Place) -> None:
     assert result.status == "stopped at a gate" and "chat chat_loss" in result.failed[0].said
 
 
+def test_replay_may_stay_near_the_older_model_while_conversations_are_learned(place: Place) -> None:
+    stage = f"[sft: {STAGE}, mix: {{chat: 0.5, general: rest}}, keep: {{kl: {{weight: 0.3}}}}}}]"
+    result = place.run(place.recipe(stage.replace("epochs: 8", "epochs: 2")))
+    lines = [json.loads(line) for line in (result.stages[0].folder / "metrics.jsonl").read_text().splitlines()]
+    mixed = [line for line in lines if line["shares"]["general"] > 0]
+    assert mixed and all(line["kl"] is not None and line["kl"] >= 0 for line in mixed)
+    assert all(line["kl"] is None for line in lines if not line["shares"]["general"])
+    assert mixed[-1]["kl"] > 0
+
+
 def test_a_base_without_a_template_learns_one_of_ours(place: Place, tmp_path: Path) -> None:
     tokenizer = chat_tokenizer(None)
     model = llama(tokenizer)

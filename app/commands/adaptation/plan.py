@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from adapt.plans import Plan
     from adapt.recipe import Recipe
 
+SHOWN = 400
+"""Characters of what is not learned of a sample, from both ends; all of it is in the JSON."""
 Probe = Annotated[
     bool, typer.Option("--probe", help="Measure the speed by a few real training steps instead of reckoning it.")
 ]
@@ -121,6 +123,8 @@ def _show_sample(run: Run, stage: str, sample: "Sample") -> None:
     terminal.line(f"{stage}: example {sample.row} of '{sample.source}' as it is trained; {how}", style="bold")
     shown = Text()
     for words, learned in sample.spans:
+        if not learned and len(words) > 2 * SHOWN:
+            words = f"{words[:SHOWN]} … {words[-SHOWN:]}"
         if terminal.interactive:
             shown.append(clean(words), style="bold green" if learned else "dim")
         else:

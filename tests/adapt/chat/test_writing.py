@@ -206,11 +206,11 @@ REFUSED = {
         "otherwise than it asks for an answer",
     ),
     "a template that fails at answers": (
-        SMOLLM.replace("{{ '<|im_start|>' +", "{{ raise_exception('no!') if message['role'] == 'assistant' }}{{ '<|im_start|>' +", 1),
+        SMOLLM.replace("{{", "{% if message['role'] == 'assistant' %}{{ raise_exception('no!') }}{% endif %}{{", 1),
         [user("a"), assistant("b")],
         "cannot write this conversation (no!)",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", REFUSED)
