@@ -15,7 +15,7 @@ from adapt.corpus.decontamination import Evaluations
 from adapt.corpus.making import HELD_OUT, OVERLAPS, REPORT, TRAIN, Dropped
 from adapt.corpus.splitting import choose, place
 from adapt.corpus.texts import TrainingText
-from adapt.instructions.example import Example, example_id, read_examples
+from adapt.instructions.example import Example, messages_id, numbered_examples
 from adapt.recipe import Source
 from eval.runs.parts import Progress
 from eval.runs.run_folder import write_json
@@ -27,8 +27,7 @@ GROUP = "group"
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """One to train on or to measure with. `row` counts the examples of the file from 1; those of a `group` belong
-    together."""
+    """One to train on or to measure with. `row` is its line in the file; those of a `group` belong together."""
 
     id: str
     row: int
@@ -67,8 +66,10 @@ def make_chats(
     """
     judge = _Judge(evaluations)
     read: list[Example] = []
-    for example in read_examples(path):
+    lines: list[int] = []
+    for line, example in numbered_examples(path):
         read.append(example)
+        lines.append(line)
         if len(read) % 256 == 0:
             progress("reading", len(read), 0)
     numbers = list(range(len(read)))
@@ -89,7 +90,8 @@ def make_chats(
     named = list(dict.fromkeys(groups))
     places = [place(name.encode("utf-8", "surrogatepass")) for name in named]
     out = {named[number] for number in choose(places, source.held_out)}
-    written = _write(read, kept, [group in out for group in groups], folder)
+    chosen = [(lines[number], read[number]) for number in kept]
+    written = _write(chosen, [group in out for group in groups], folder)
     size = sum(part["bytes"] for part in written.values())
     everything = sum(len(_text(example).text.encode("utf-8", "replace")) for example in read)
     write_json(
@@ -128,10 +130,10 @@ class _Judge:
 
     def passes(self, example: Example) -> bool:
         text = _text(example)
-        if is_rejected(example):
+        if example.rejected:
             self.dropped.add("rejected", text)
             return False
-        content = example_id(example.messages)
+        content = messages_id(example.messages)
         if content in self._seen:
             self.dropped.add("duplicate", text, f"of '{self._seen[content]}'")
             return False
@@ -148,30 +150,23 @@ class _Judge:
         return False
 
 
-def is_rejected(example: Example) -> bool:
-    """Whether somebody said in review that it must not be trained on."""
-    return bool(example.review.get("decision") == "rejected")
-
-
 def _text(example: Example) -> TrainingText:
     return TrainingText(example.id, "\n\n".join(message.content for message in example.messages))
 
 
-def _write(
-    read: Sequence[Example], kept: Sequence[int], held_out: Sequence[bool], folder: Path
-) -> dict[str, dict[str, int]]:
+def _write(kept: Sequence[tuple[int, Example]], held_out: Sequence[bool], folder: Path) -> dict[str, dict[str, int]]:
     """Both files; how many examples and bytes are in each."""
     sizes = {"train": {"documents": 0, "bytes": 0}, "held_out": {"documents": 0, "bytes": 0}}
     with (folder / TRAIN).open("wb") as train, (folder / HELD_OUT).open("wb") as aside:
-        for number, out in zip(kept, held_out, strict=True):
-            example, text = read[number], _text(read[number]).text
+        for (line, example), out in zip(kept, held_out, strict=True):
+            text = _text(example).text
             messages = [[message.role, message.content] for message in example.messages]
             group = example.labels.get(GROUP)
             row = {
                 "id": example.id,
                 "title": "",
                 "text": text,
-                "row": number + 1,
+                "row": line,
                 "group": str(group) if group else None,
                 "messages": messages,
             }

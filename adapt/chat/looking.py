@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from adapt.amounts import Amount
-from adapt.chat.corpus import Conversation, is_rejected
+from adapt.chat.corpus import Conversation
 from adapt.chat.rows import TooLong, written
 from adapt.chat.templates import require
 from adapt.chat.writing import Writer, Written
-from adapt.instructions.example import read_examples
+from adapt.instructions.example import Example, numbered_examples
 from adapt.recipe import Sft, Source
 from adapt.vocabulary.tokenizer_file import load
 from retrieval.errors import MissingError, ReadingError
@@ -62,19 +62,14 @@ def look(name: str, source: Source, settings: Sft, *, root: Path, model: Path, s
     tokenizer = load(model)
     template = require(tokenizer, settings.template)
     writer = Writer(tokenizer, template=template, system=settings.system, learn=settings.learn)
-    read = list(read_examples(path))
-    numbers = [number for number, example in enumerate(read) if not is_rejected(example)]
+    read = list(numbered_examples(path))
+    numbers = [number for number, (_, example) in enumerate(read) if not example.rejected]
     if not numbers:
         raise ReadingError(str(path), "empty", "holds no example to train on.")
     usable = len(numbers)
     if usable > LOOKED_AT:
         numbers = sorted(random.Random(seed).sample(numbers, LOOKED_AT))
-    chosen = (
-        Conversation(
-            read[n].id, n + 1, tuple({"role": turn.role, "content": turn.content} for turn in read[n].messages)
-        )
-        for n in numbers
-    )
+    chosen = (_conversation(*read[number]) for number in numbers)
     long = TooLong(settings.block)
     tokens = learned = count = 0
     best: tuple[int, Conversation, Written] | None = None
@@ -88,10 +83,15 @@ def look(name: str, source: Source, settings: Sft, *, root: Path, model: Path, s
     share = usable / len(numbers) * (1 - source.held_out)
     if source.limit is not None:
         share *= min(1.0, source.limit / usable)
-    size = sum(len(turn.content.encode("utf-8", "replace")) for example in read for turn in example.messages)
+    size = sum(len(turn.content.encode("utf-8", "replace")) for _, example in read for turn in example.messages)
     amount = Amount(max(1, round(count * share)), round(size * share * len(numbers) / len(read)), round(tokens * share))
     sample = Sample(name, best[1].id, best[1].row, _spans(writer, best[2])) if best is not None else None
     return Look(amount, learned / tokens if tokens else 0.0, long.said() if long.count else "", sample)
+
+
+def _conversation(line: int, example: Example) -> Conversation:
+    turns = tuple({"role": turn.role, "content": turn.content} for turn in example.messages)
+    return Conversation(example.id, line, turns)
 
 
 def _spans(writer: Writer, row: Written) -> tuple[tuple[str, bool], ...]:

@@ -36,8 +36,8 @@ class TooLong:
             self.named.append({"row": conversation.row, "id": conversation.id, "tokens": tokens})
 
     def said(self) -> str:
-        """ "2 examples are longer than 512 tokens, the longest 731: 3 ('a'), 9 ('b')"."""
-        which = ", ".join(f"{one['row']} ('{str(one['id'])[:40]}')" for one in self.named)
+        """ "2 examples are longer than 512 tokens, the longest 731: line 3 ('a'), line 9 ('b')"."""
+        which = ", ".join(f"line {one['row']} ('{str(one['id'])[:40]}')" for one in self.named)
         more = " …" if self.count > len(self.named) else ""
         are = "example is" if self.count == 1 else "examples are"
         return f"{self.count:,} {are} longer than {self.block:,} tokens, the longest {self.longest:,}: {which}{more}"
@@ -54,7 +54,7 @@ def written(
         try:
             sequences = writer.rows(conversation.messages)
         except UsageError as error:
-            raise UsageError(f"{name}, example {conversation.row} ('{conversation.id[:60]}'): {error}") from error
+            raise UsageError(f"{name}, line {conversation.row} ('{conversation.id[:60]}'): {error}") from error
         longest = max(len(one.ids) for one in sequences)
         if longest > too_long.block:
             too_long.add(conversation, longest)

@@ -156,7 +156,7 @@ def _rows(writer: Writer, label: str, conversation: Conversation) -> list[Writte
     try:
         return writer.rows(conversation.messages)
     except UsageError as error:
-        raise UsageError(f"'{label}', example {conversation.row} ('{conversation.id[:60]}'): {error}") from error
+        raise UsageError(f"'{label}', line {conversation.row} ('{conversation.id[:60]}'): {error}") from error
 
 
 def _question(conversation: Conversation) -> str:

@@ -1,1 +1,1 @@
-"""Instruction data: examples of conversations, where they come from, how they are checked."""
+"""Chat examples to tune on: importing, making from rows, checking, describing and reviewing them."""

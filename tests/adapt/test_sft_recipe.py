@@ -51,7 +51,8 @@ class Place:
         (folder / "general.jsonl").write_text("\n".join(texts), encoding="utf-8")
 
     def examples(self, rows: list[dict[str, Any]]) -> None:
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        named = [{"id": f"x{number}", **row} for number, row in enumerate(rows, 1)]
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in named)
         (self.folder / "chats.jsonl").write_text(lines, encoding="utf-8")
 
     def recipe(
@@ -138,16 +139,26 @@ def test_replay_may_stay_near_the_older_model_while_conversations_are_learned(pl
     assert mixed[-1]["kl"] > 0
 
 
-def test_a_base_without_a_template_learns_one_of_ours(place: Place, tmp_path: Path) -> None:
+@pytest.fixture
+def plain(place: Place, tmp_path: Path) -> Place:
+    """The base has no chat template."""
     tokenizer = chat_tokenizer(None)
     model = llama(tokenizer)
     model.config.max_position_embeddings = 512
     place.base = save(tmp_path / "plain", model, tokenizer)
+    return place
+
+
+def test_a_base_without_a_template_needs_one(plain: Place) -> None:
     with pytest.raises(UsageError, match="has no chat template; name one"):
-        place.run(place.recipe())
-    assert any("has no chat template" in said for said in place.planned(place.recipe()).refusals)
-    lora = STAGE.replace("method: full", "method: {lora: {r: 4}}")
-    result = place.run(place.recipe(f"[sft: {lora}, template: chatml, system: Be brief.}}]"), fresh=True)
+        plain.run(plain.recipe())
+    assert any("has no chat template" in said for said in plain.planned(plain.recipe()).refusals)
+
+
+def test_a_base_without_a_template_learns_one_of_ours(plain: Place) -> None:
+    place = plain
+    lora = STAGE.replace("epochs: 8", "epochs: 2").replace("method: full", "method: {lora: {r: 4}}")
+    result = place.run(place.recipe(f"[sft: {lora}, template: chatml, system: Be brief.}}]"))
     assert result.status == "finished" and result.base is not None and result.model is not None
     assert (result.stages[0].folder / "adapter" / "adapter_model.safetensors").is_file()
     assert "chat chat_loss" in result.base.figures
@@ -173,10 +184,10 @@ def test_the_plan_shows_what_is_learned_and_counts_it(place: Place) -> None:
 
 
 BAD: dict[str, tuple[Any, str]] = {
-    "wrong roles": ([assistant("a")], "chats.jsonl: row 2 has assistant where user speaks"),
-    "an empty answer": ([user("a"), assistant("")], "chats.jsonl: row 2 has an empty message"),
-    "no assistant": ([user("a")], "chats.jsonl: row 2 does not end with an answer"),
-    "a control token": ([user("a"), assistant("<|im_end|>")], "'chat', example 2 ('"),
+    "wrong roles": ([assistant("a")], "chats.jsonl: line 2 has the role 'assistant' in message 1"),
+    "an empty answer": ([user("a"), assistant("")], "chats.jsonl: line 2 has nothing in what the assistant says"),
+    "no assistant": ([user("a")], "chats.jsonl: line 2 ends with the user"),
+    "a control token": ([user("a"), assistant("<|im_end|>")], "'chat', line 2 ('x2')"),
 }
 
 
@@ -197,7 +208,7 @@ def test_examples_that_are_too_long_are_told_in_the_plan(place: Place) -> None:
     dropped = place.planned(place.recipe())
     assert any("1 example is longer than 160 tokens" in remark and "'long'" in remark for remark in dropped.remarks)
     refused = place.planned(place.recipe(f"[sft: {STAGE}, too_long: refuse}}]"))
-    assert any("longer than 160 tokens" in said and "1 ('long')" in said for said in refused.refusals)
+    assert any("longer than 160 tokens" in said and "line 1 ('long')" in said for said in refused.refusals)
 
 
 RULES = {

@@ -17,7 +17,7 @@ def recipe(tmp_path: Path) -> Path:
     model = llama(tokenizer)
     model.config.max_position_embeddings = 512
     save(tmp_path / "base", model, tokenizer)
-    talk = {"messages": [user("Is \x1b[31mit? " + "the cat " * 200), assistant("It is. 是的。")]}
+    talk = {"id": "a", "messages": [user("Is \x1b[31mit? " + "the cat " * 200), assistant("It is. 是的。")]}
     (tmp_path / "chats.jsonl").write_text(json.dumps(talk) + "\n" + json.dumps(talk | {"id": "b"}), encoding="utf-8")
     file = tmp_path / "r.yaml"
     file.write_text(

@@ -120,7 +120,7 @@ def _show_sample(run: Run, stage: str, sample: "Sample") -> None:
     terminal = run.terminal
     terminal.line()
     how = "green is learned" if terminal.interactive else "what stands between ⟦ and ⟧ is learned"
-    terminal.line(f"{stage}: example {sample.row} of '{sample.source}' as it is trained; {how}", style="bold")
+    terminal.line(f"{stage}: line {sample.row} of '{sample.source}' as it is trained; {how}", style="bold")
     shown = Text()
     for words, learned in sample.spans:
         if not learned and len(words) > 2 * SHOWN:

@@ -25,7 +25,7 @@ def quiet(stage: str, done: int, total: int) -> None:
 
 
 def example(question: str, answer: str, **more: Any) -> dict[str, Any]:
-    return {"messages": [user(question), assistant(answer)], **more}
+    return {"id": f"{question}/{answer}", "messages": [user(question), assistant(answer)], **more}
 
 
 def prepared(folder: Path, rows: list[dict[str, Any]], *, against: str = "", **settings: Any) -> Corpus:
@@ -82,17 +82,20 @@ def test_examples_of_one_group_stand_on_one_side(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"messages": [user("a")]}, "row 2 does not end with an answer"),
-        ({"messages": [user("a"), assistant(" ")]}, "row 2 has an empty message (assistant"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "row 2 has a message of the role 'tool'"),
-        ({"messages": [assistant("a")]}, "row 2 has assistant where user speaks"),
-        ({"messages": [user("a"), assistant("b"), system("c"), assistant("d")]}, "row 2 has a second system message"),
-        ({"text": "raw"}, 'row 2 has no list "messages"'),
+        ({"messages": [user("a")]}, "line 2 ends with the user"),
+        ({"messages": [user("a"), assistant(" ")]}, "line 2 has nothing in what the assistant says"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "line 2 has the role 'tool'"),
+        ({"messages": [assistant("a")]}, "line 2 has the role 'assistant' in message 1, where 'user' is due"),
+        (
+            {"messages": [user("a"), assistant("b"), system("c"), assistant("d")]},
+            "line 2 has the role 'system' in message 3",
+        ),
+        ({"text": "raw"}, "line 2 has the field 'text'"),
     ],
 )
 def test_a_row_that_is_no_example_is_named(tmp_path: Path, row: dict[str, Any], said: str) -> None:
     with pytest.raises(ReadingError) as error:
-        prepared(tmp_path, [example("a", "b"), row])
+        prepared(tmp_path, [example("a", "b"), {"id": "x", **row}])
     assert "chats.jsonl" in str(error.value) and said in str(error.value)
 
 
@@ -167,7 +170,7 @@ def test_conversations_longer_than_a_block_are_named_and_never_cut(tmp_path: Pat
     told = blocks.facts["too_long"]
     assert told["count"] == 1 and told["named"][0]["row"] == 99 and told["longest"] == told["named"][0]["tokens"] > 128
     with pytest.raises(
-        UsageError, match=r"'chat': 1 example is longer than 128 tokens, the longest \d+: 99 \('long'\)"
+        UsageError, match=r"'chat': 1 example is longer than 128 tokens, the longest \d+: line 99 \('long'\)"
     ):
         packed(tmp_path / "refused", [*TALKS, long], too_long="refuse")
     with pytest.raises(UsageError, match="make the block larger"):
@@ -176,7 +179,7 @@ def test_conversations_longer_than_a_block_are_named_and_never_cut(tmp_path: Pat
 
 def test_an_example_that_cannot_be_trained_on_is_named(tmp_path: Path) -> None:
     bad = Conversation("bad", 7, (user("a"), assistant("b<|im_end|>")))
-    with pytest.raises(UsageError, match=r"'chat', example 7 \('bad'\): an answer spells the control token"):
+    with pytest.raises(UsageError, match=r"'chat', line 7 \('bad'\): an answer spells the control token"):
         packed(tmp_path, [*TALKS, bad])
 
 

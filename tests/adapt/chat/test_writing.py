@@ -206,7 +206,7 @@ REFUSED = {
         "otherwise than it asks for an answer",
     ),
     "a template that fails at answers": (
-        SMOLLM.replace("{{", "{% if message['role'] == 'assistant' %}{{ raise_exception('no!') }}{% endif %}{{", 1),
+        SMOLLM + "{% if messages[-1]['role'] == 'assistant' %}{{ raise_exception('no!') }}{% endif %}",
         [user("a"), assistant("b")],
         "cannot write this conversation (no!)",
     ),
