@@ -4,7 +4,7 @@ Only headers and configs are read, no weight is loaded. It knows no text and mea
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -314,3 +314,20 @@ def said_bytes(number: float) -> str:
 def as_json(needs: list[Need]) -> list[Mapping[str, Any]]:
     """Ready for JSON."""
     return [need.as_json() for need in needs]
+
+
+def less_memory(settings: Training, micro: int) -> str:
+    """What would take less memory, the cheapest first."""
+
+    def ways() -> Iterator[str]:
+        if micro > settings.block:
+            yield f"set micro_tokens to {settings.block:,}"
+        if not settings.activation_checkpointing:
+            yield "set activation_checkpointing"
+        if settings.method.kind == "full":
+            yield "use lora or qlora"
+        elif settings.method.kind == "lora":
+            yield "use qlora"
+        yield "choose a smaller base"
+
+    return f"to need less, {', or '.join(ways())}"

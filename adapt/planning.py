@@ -8,17 +8,20 @@ import importlib.util
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 from adapt.amounts import Amount, Tokenize, amount_of, amount_of_prepared, rounded, tokenizer_of
+from adapt.chat.looking import Look, look
 from adapt.costs import (
     ModelFacts,
     Need,
     disk_of,
     facts_of,
     forward_work,
+    less_memory,
     memory_of,
     said_bytes,
     total,
@@ -28,7 +31,7 @@ from adapt.costs import (
 from adapt.evidence.measuring import SAMPLE_TOKENS
 from adapt.machine import Machine, matmul_rate, this_machine
 from adapt.plans import Plan, StagePlan, mean_shares, method_in_words, mixture_in_words
-from adapt.recipe import Dapt, Recipe, Source, Tapt, Training, Vocabulary
+from adapt.recipe import Dapt, Recipe, Sft, Source, Tapt, Training, Vocabulary
 from adapt.recipe_file import stage_names
 from adapt.recipe_rules import SELECTED, measured_labels
 from eval.runs.parts import Progress
@@ -80,6 +83,7 @@ class _Planning:
         self.remarks: list[str] = []
         self.folder: Path | None = None
         self.rates: dict[tuple[bool, int], float] = {}
+        self.looks: dict[str, Look] = {}
 
     def plan(self) -> Plan:
         base, tokenize = self._base()
@@ -96,7 +100,7 @@ class _Planning:
                     self._refuse(name, f"freezes {settings.freeze.layers} layers, and the model has {model.layers}")
                 if settings.expand is not None:
                     model = model and model.grown(layers=settings.expand.layers)
-                stages.append(self._training(name, settings, model, amounts))
+                stages.append(self._taught(self._training(name, settings, model, amounts), settings))
         self._disk(stages)
         measuring = self._measuring(base, amounts)
         refusals, remarks = (tuple(dict.fromkeys(said)) for said in (self.refusals, self.remarks))
@@ -135,16 +139,32 @@ class _Planning:
             # Without a tokenizer the sources are still looked at: four bytes a token is English with most.
             count = tokenize or (lambda texts: sum(len(text.encode()) for text in texts) // 4)
             try:
-                found[name] = self._prepared(name, source, tokenize) or amount_of(
-                    source, root, count, seed=self.recipe.seed
+                found[name] = (
+                    self._chats(name, source)
+                    if source.chat
+                    else self._prepared(name, source, tokenize) or amount_of(source, root, count, seed=self.recipe.seed)
                 )
             except FathomError as error:
                 found[name] = None
                 self._refuse(f"data.{name}", str(error))
                 continue
-            if found[name] is None:
+            if found[name] is None and not source.chat:
                 self.remarks.append(f"data.{name}: how much '{source.path}' holds is known when it is fetched")
         return found
+
+    def _chats(self, name: str, source: Source) -> Amount | None:
+        """Of a source of conversations, as the first stage that learns from it will write them."""
+        stages = [stage.settings for stage in self.recipe.stages if isinstance(stage.settings, Sft)]
+        settings = next((one for one in stages if name in one.mix), None)
+        if settings is None or self.folder is None:
+            return None
+        found = look(name, source, settings, root=self.recipe.root, model=self.folder, seed=self.recipe.seed)
+        if found.too_long and settings.too_long == "refuse":
+            self._refuse(f"data.{name}", f"{found.too_long}; make the block larger, or set too_long: drop")
+        elif found.too_long:
+            self.remarks.append(f"data.{name}: {found.too_long}; they are left out")
+        self.looks[name] = found
+        return found.amount
 
     def _prepared(self, name: str, source: Source, tokenize: Tokenize | None) -> Amount | None:
         """Of a corpus that an earlier run prepared. Only what is cheap to look for: no source of many gigabytes is
@@ -224,9 +244,9 @@ class _Planning:
         )
 
     def _training(
-        self, name: str, settings: Dapt | Tapt, model: ModelFacts | None, amounts: Mapping[str, Amount | None]
+        self, name: str, settings: Dapt | Tapt | Sft, model: ModelFacts | None, amounts: Mapping[str, Amount | None]
     ) -> StagePlan:
-        kind = "tapt" if isinstance(settings, Tapt) else "dapt"
+        kind = type(settings).__name__.lower()
         self._possible_here(name, settings, model)
         mean = mean_shares(settings)
         at_hand = dict(amounts)
@@ -251,7 +271,7 @@ class _Planning:
         paged = 0
         if settings.optimizer.startswith("paged"):
             paged = sum(need.bytes for need in needs if need.what == "optimizer")
-        self._memory(name, needs, paged=paged, remedy=_smaller(settings, micro))
+        self._memory(name, needs, paged=paged, remedy=less_memory(settings, micro))
         rate, basis = self._rate(model, bf16, micro)
         per_second = rate / training_work(model, settings) * max(1, len(self.machine.gpus))
         if self.probe and self.folder is not None:
@@ -276,6 +296,16 @@ class _Planning:
             tuple(needs),
             tuple(disk),
         )
+
+    def _taught(self, stage: StagePlan, settings: Training) -> StagePlan:
+        """With what its conversations look like, where it has some."""
+        looks = [self.looks[name] for name in settings.mix if name in self.looks] if isinstance(settings, Sft) else []
+        if not looks:
+            return stage
+        tokens = sum(found.amount.tokens for found in looks)
+        learned = sum(found.learned * found.amount.tokens for found in looks) / max(1, tokens)
+        samples = tuple(found.sample for found in looks if found.sample is not None)
+        return replace(stage, learned=learned, samples=samples)
 
     def _steps(self, settings: Training, rows: int) -> tuple[int, int]:
         """Steps of the optimizer, and tokens that go through a device at once. Raises UsageError."""
@@ -345,7 +375,7 @@ class _Planning:
         return Amount(max(1, round(corpus.documents * share)), round(corpus.bytes * share), tokens)
 
     def _tokens(
-        self, name: str, settings: Dapt | Tapt, mean: Mapping[str, float], amounts: Mapping[str, Amount | None]
+        self, name: str, settings: Dapt | Tapt | Sft, mean: Mapping[str, float], amounts: Mapping[str, Amount | None]
     ) -> tuple[int | None, bool]:
         """Tokens of the stage, and whether that is an estimate. Refuses a schedule that the texts do not last for."""
         known = {source: amounts[source] for source in mean if amounts.get(source) is not None and mean[source] > 0}
@@ -467,20 +497,3 @@ def base_of(name: str, *, cache: Path, models: Path | None) -> Path:
         name = str(models / name)
     locate(name, download=False)  # nobody expects a plan to fetch gigabytes
     return base_folder(name, cache=cache)
-
-
-def _smaller(settings: Training, micro: int) -> str:
-    """What would take less memory, the cheapest first."""
-
-    def ways() -> Iterator[str]:
-        if micro > settings.block:
-            yield f"set micro_tokens to {settings.block:,}"
-        if not settings.activation_checkpointing:
-            yield "set activation_checkpointing"
-        if settings.method.kind == "full":
-            yield "use lora or qlora"
-        elif settings.method.kind == "lora":
-            yield "use qlora"
-        yield "choose a smaller base"
-
-    return f"to need less, {', or '.join(ways())}"

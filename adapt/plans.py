@@ -5,14 +5,17 @@ Only the nouns, and how a stage is put in words; adapt/planning.py fills them.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adapt.amounts import Amount
 from adapt.corpus.shares import Shares
 from adapt.costs import ModelFacts, Need, total
 from adapt.machine import Machine
-from adapt.recipe import Dapt, Recipe, Tapt, Training
+from adapt.recipe import Dapt, Recipe, Sft, Tapt, Training
 from retrieval.errors import UsageError
+
+if TYPE_CHECKING:
+    from adapt.chat.looking import Sample
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,17 @@ class StagePlan:
     basis: str = ""
     memory: tuple[Need, ...] = ()
     disk: tuple[Need, ...] = ()
+    learned: float | None = None
+    """Share of the conversations' tokens that is learned."""
+    samples: "tuple[Sample, ...]" = ()
+    """Of each source of conversations one, as it is learned."""
 
     def as_json(self) -> dict[str, Any]:
-        plain = {key: value for key, value in vars(self).items() if key not in ("memory", "disk")}
+        plain = {key: value for key, value in vars(self).items() if key not in ("memory", "disk", "samples")}
         return plain | {
             "memory": {"bytes": total(list(self.memory)), "needs": [need.as_json() for need in self.memory]},
             "disk": {"bytes": total(list(self.disk)), "needs": [need.as_json() for need in self.disk]},
+            "samples": [sample.as_json() for sample in self.samples],
         }
 
 
@@ -87,7 +95,7 @@ class Plan:
         }
 
 
-def mean_shares(settings: Dapt | Tapt) -> dict[str, float]:
+def mean_shares(settings: Dapt | Tapt | Sft) -> dict[str, float]:
     """The share of each source in all tokens of a stage."""
     return Shares(settings.mix).until(1.0)
 
@@ -104,7 +112,7 @@ def method_in_words(settings: Training) -> str:
     return " + ".join(words)
 
 
-def mixture_in_words(settings: Dapt | Tapt) -> str:
+def mixture_in_words(settings: Dapt | Tapt | Sft) -> str:
     """ "domain 25% → 80%, general 75% → 20%"."""
     shares = Shares(settings.mix)
     begin, end = shares.at(0.0), shares.at(1.0)

@@ -13,6 +13,9 @@ Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0.0)]
 
 
+FULL_SFT_PEAK, ADAPTER_SFT_PEAK = 2e-5, 2e-4
+
+
 class Settings(BaseModel):
     """What every part of a recipe is: frozen, and deaf to words it does not know."""
 
@@ -45,6 +48,9 @@ class Source(Settings):
     """Jaccard similarity of word 5-grams from which on the later document is dropped (MinHash); None keeps them."""
     synthetic: "Synthetic | None" = None
     """Instead of `path`: text written by the base model itself."""
+    chat: bool = False
+    """The file holds conversations (see adapt/instructions/example.py), for `sft`; they are neither cut nor filtered,
+    only repetitions and questions of evaluations are dropped."""
 
 
 class Synthetic(Settings):
@@ -287,6 +293,42 @@ class Tapt(Training):
     """As for `dapt`; "selected" is what was selected."""
 
 
+class Sft(Training):
+    """Supervised fine-tuning on conversations: the model learns what the assistant says and nothing else, unless
+    `learn` says so. Sources of raw text may be mixed in, of which every token is learned."""
+
+    method: Annotated[Method, BeforeValidator(_as_method)] = Method(kind="lora", r=32)
+    epochs: Positive = 2.0
+    block: Count = 1024
+    """Tokens of a row; a conversation is never cut, so none may be longer."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    mix: Mixtures = {"chat": "rest"}
+    """As for `dapt`; at least one source has `chat: true`."""
+    template: str | None = None
+    """The chat template that is trained and that the result has; None is the model's own."""
+    system: str | None = None
+    """System message of conversations that have none; None leaves them to the template."""
+    learn: Literal["assistant", "last", "all"] = "assistant"
+    """All answers, the last one of each conversation, or every token of it."""
+    neftune: Positive | None = None
+    """Noise on the embeddings while training (NEFTune, Jain et al. 2023, arXiv:2310.05914); 5 is usual."""
+    too_long: Literal["drop", "refuse"] = "drop"
+    """What happens to conversations longer than `block`; either way they are named."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _peak_of_the_method(cls, value: Any) -> Any:
+        """Adapters take ten times the learning rate of all weights (Schulman et al. 2025, "LoRA without regret")."""
+        if not isinstance(value, dict):
+            return value
+        method = _as_method(value.get("method"))
+        kind = method.get("kind") if isinstance(method, dict) else getattr(method, "kind", None)
+        lr = value.get("lr", {})
+        if isinstance(lr, dict) and "peak" not in lr:
+            value = {**value, "lr": {**lr, "peak": FULL_SFT_PEAK if kind == "full" else ADAPTER_SFT_PEAK}}
+        return value
+
+
 # --- evidence --------------------------------------------------------------------------------------------------------
 
 
@@ -311,6 +353,7 @@ class Gates(Settings):
 
     dapt: tuple[str, ...] = ()
     tapt: tuple[str, ...] = ()
+    sft: tuple[str, ...] = ()
     vocabulary: tuple[str, ...] = ()
 
 
@@ -334,7 +377,7 @@ class Stage(Settings):
     """One entry of `stages`: its kind and its settings."""
 
     kind: str
-    settings: Vocabulary | Dapt | Tapt
+    settings: Vocabulary | Dapt | Tapt | Sft
 
 
 Recipe.model_rebuild()

@@ -15,14 +15,14 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from adapt.recipe import Dapt, Recipe, Settings, Stage, Tapt, Vocabulary
+from adapt.recipe import Dapt, Recipe, Settings, Sft, Stage, Tapt, Vocabulary
 from adapt.recipe_rules import Key, Problem, problems_of
 from eval.runs.plain_yaml import Value, hint, parse_yaml, read_yaml
 from retrieval.errors import UsageError
 
-KINDS: Mapping[str, type[Settings]] = {"vocabulary": Vocabulary, "dapt": Dapt, "tapt": Tapt}
+KINDS: Mapping[str, type[Settings]] = {"vocabulary": Vocabulary, "dapt": Dapt, "tapt": Tapt, "sft": Sft}
 """Kind of a stage → its settings. A further kind is one more line here and one more class in adapt/recipe.py."""
-LATER = ("sft", "preference", "merge", "export")
+LATER = ("preference", "merge", "export")
 """Kinds that recipes will know and that nothing here runs yet."""
 LARGEST = 2**53
 """Numbers beyond this are no longer exact in JSON."""

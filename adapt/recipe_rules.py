@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from adapt.corpus.shares import share_at
-from adapt.recipe import Dapt, Method, Mixture, Recipe, Source, Tapt, Training, Vocabulary
+from adapt.recipe import Dapt, Method, Mixture, Recipe, Sft, Source, Tapt, Training, Vocabulary
 from eval.runs.plain_yaml import hint
 from retrieval.errors import UsageError
 
@@ -78,11 +78,28 @@ def _source(source: Source) -> Iterator[Problem]:
         yield Problem(("path",), f"{source.path[:80]!r} is no data set of the hub", "write it like hub:OWNER/NAME")
     elif "://" in source.path:
         yield Problem(("path",), f"{source.path[:80]!r} is an address", "fetch it first and name the file")
+    if source.chat:
+        yield from _chat_source(source)
     if source.held_out >= 1:
         yield Problem(("held_out",), "holds every document back, so that none is trained on", "write a smaller share")
     for language in source.languages:
         if not _LANGUAGE.fullmatch(language):
             yield Problem(("languages",), f"{language[:20]!r} is no language", "use two letters: en, zh (ISO 639-1)")
+
+
+_OF_PROSE = ("field", "title", "split", "languages", "quality", "near_duplicates")
+"""Settings of sources of raw text that mean nothing for conversations."""
+
+
+def _chat_source(source: Source) -> Iterator[Problem]:
+    if source.synthetic is not None:
+        yield Problem(("synthetic",), "the model writes raw text, no conversations", "leave out chat or synthetic")
+    elif not source.path.lower().endswith((".jsonl", ".jsonl.gz")):
+        said = f"{source.path[-60:]!r} is no file of conversations"
+        yield Problem(("path",), said, "name a .jsonl file of examples, as 'fathom data' writes them")
+    for name in _OF_PROSE:
+        if name in source.model_fields_set:
+            yield Problem((name,), f"'{name}' is of raw text, and conversations are taken as they are", "remove it")
 
 
 def measured_labels(recipe: Recipe) -> list[str]:
@@ -120,12 +137,13 @@ def _gates(recipe: Recipe) -> Iterator[Problem]:
     from adapt.evidence.gates import CHOICES, parse_gate, refuse_unknown
 
     labels = [*measured_labels(recipe), *([CHOICES] if recipe.measure.choices else [])]
+    chats = [name for name, source in recipe.data.items() if source.chat]
     there = {stage.kind for stage in recipe.stages}
     for kind in type(recipe.gates).model_fields:
         for place, text in enumerate(getattr(recipe.gates, kind)):
             key = ("gates", kind, place)
             try:
-                refuse_unknown([parse_gate(text)], labels)
+                refuse_unknown([parse_gate(text)], labels, chats)
             except UsageError as error:
                 yield Problem(key, str(error))
                 continue
@@ -148,10 +166,15 @@ def _order(recipe: Recipe) -> Iterator[Problem]:
         elif kind == "dapt" and "tapt" in kinds[:place]:
             why = "the whole domain would wash out what was learnt from the part nearest to the task"
             yield Problem(key, f"dapt comes after tapt, but {why}", "put dapt first")
+        elif kind in ("dapt", "tapt") and "sft" in kinds[:place]:
+            why = "raw text would unlearn how to answer"
+            yield Problem(key, f"{kind} comes after sft, but {why}", f"put {kind} first")
 
 
 def _vocabulary(settings: Vocabulary, recipe: Recipe) -> Iterator[Problem]:
     yield from _in_data(("source",), settings.source, recipe)
+    if settings.source in recipe.data and recipe.data[settings.source].chat:
+        yield Problem(("source",), f"'{settings.source}' holds conversations", "name a source of raw text")
     if settings.warm is not None and settings.batch_tokens < settings.block:
         yield Problem(("batch_tokens",), f"a step of {settings.batch_tokens} holds no block of {settings.block}")
 
@@ -161,7 +184,7 @@ def _in_data(key: Key, name: str, recipe: Recipe) -> Iterator[Problem]:
         yield Problem(key, f"there is no source '{name[:60]}' in data", hint(name, list(recipe.data)))
 
 
-def _training(settings: Dapt | Tapt, recipe: Recipe) -> Iterator[Problem]:
+def _training(settings: Dapt | Tapt | Sft, recipe: Recipe) -> Iterator[Problem]:
     if isinstance(settings, Tapt):
         yield from _in_data(("select", "near"), settings.select.near, recipe)
         yield from _in_data(("select", "source"), settings.select.source, recipe)
@@ -172,6 +195,7 @@ def _training(settings: Dapt | Tapt, recipe: Recipe) -> Iterator[Problem]:
             yield Problem(("mix",), "the selected text has no share", f"give '{SELECTED}' one")
     names = [*recipe.data, SELECTED] if isinstance(settings, Tapt) else list(recipe.data)
     yield from _mix(settings, names)
+    yield from _chats(settings, recipe)
     yield from _method(settings)
     yield from _keep(settings)
     yield from _reading(settings)
@@ -179,7 +203,7 @@ def _training(settings: Dapt | Tapt, recipe: Recipe) -> Iterator[Problem]:
     yield from _trainer(settings)
 
 
-def _mix(settings: Dapt | Tapt, names: list[str]) -> Iterator[Problem]:
+def _mix(settings: Dapt | Tapt | Sft, names: list[str]) -> Iterator[Problem]:
     key: Key = ("mix",)
     mix = settings.mix
     if not mix:
@@ -209,6 +233,31 @@ def _mix(settings: Dapt | Tapt, names: list[str]) -> Iterator[Problem]:
         yield Problem(key, said, "let one say 'rest'")
     elif rest and sums[least] > 1 - ROUNDING:
         yield Problem((*key, rest[0]), "nothing is left for the rest", "leave the source out")
+
+
+def _chats(settings: Dapt | Tapt | Sft, recipe: Recipe) -> Iterator[Problem]:
+    """Conversations are for sft, and sft is for conversations."""
+    chats = [name for name in settings.mix if name in recipe.data and recipe.data[name].chat]
+    if not isinstance(settings, Sft):
+        read = [*settings.mix, *((settings.select.near, settings.select.source) if isinstance(settings, Tapt) else ())]
+        for name in dict.fromkeys(read):
+            if name in recipe.data and recipe.data[name].chat:
+                yield Problem(("mix",), f"'{name}' holds conversations, which are read by sft alone", "take it out")
+        return
+    if not chats:
+        yield Problem(
+            ("mix",), "no source of the mixture holds conversations", "set 'chat: true' at the source that does"
+        )
+    if settings.reading is not None:
+        yield Problem(("reading",), "reading exercises are made of raw text in dapt and tapt", "remove it")
+    if settings.template is not None:
+        from adapt.chat.templates import SHIPPED
+
+        if settings.template not in SHIPPED:
+            said = f"there is no chat template '{settings.template[:60]}'"
+            yield Problem(("template",), said, hint(settings.template, list(SHIPPED)))
+    if settings.system is not None and not settings.system.strip():
+        yield Problem(("system",), "is empty", "write the message, or leave it out")
 
 
 def _moment(time: float) -> str:
@@ -261,7 +310,7 @@ def _targets(method: Method) -> Iterator[Problem]:
             yield Problem(key, f"{target[:60]!r} names no layer", "write names like q_proj")
 
 
-def _keep(settings: Dapt | Tapt) -> Iterator[Problem]:
+def _keep(settings: Dapt | Tapt | Sft) -> Iterator[Problem]:
     keep = settings.keep
     mixed = list(settings.mix)
     if keep.kl is not None:
@@ -283,7 +332,7 @@ def _keep(settings: Dapt | Tapt) -> Iterator[Problem]:
                 yield Problem(("keep", "l2sp", name), "l2sp reads no text", "remove it; ewc has it")
 
 
-def _reading(settings: Dapt | Tapt) -> Iterator[Problem]:
+def _reading(settings: Dapt | Tapt | Sft) -> Iterator[Problem]:
     if settings.reading is None:
         return
     mixed = list(settings.mix)

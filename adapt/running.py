@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapt.recipe import Recipe, Stage
+from adapt.recipe import Recipe, Sft, Stage
 from adapt.stages import Surroundings, clear, decontamination_of, run_stage, sources_of, stage_key
 from eval.runs.parts import Progress
 from eval.runs.run_folder import now, read_json, write_json
@@ -24,6 +24,7 @@ from retrieval.storage.locking import WriterLock
 
 if TYPE_CHECKING:
     from adapt.corpus.preparing import Corpus
+    from adapt.evidence.chats import ChatForm
     from adapt.evidence.gates import GateResult
     from adapt.evidence.measuring import Measurement
     from adapt.registry import Entry
@@ -294,15 +295,18 @@ class _Run:
         from adapt.evidence.measuring import measure
 
         wanted = self.recipe.measure.on
-        texts = {
+        held_out = {
             name: corpus.file("held_out")
             for name, corpus in self.around.corpora.items()
             if (wanted is None or name in wanted) and corpus.count("held_out")
         }
+        chats = {name for name in held_out if self.recipe.data[name].chat}
         return measure(
             model,
             label=label,
-            texts=texts,
+            texts={name: file for name, file in held_out.items() if name not in chats},
+            chats={name: file for name, file in held_out.items() if name in chats},
+            form=self._form(),
             measure=self.recipe.measure,
             root=self.recipe.root,
             folder=self.folder / "evidence" / label,
@@ -310,6 +314,15 @@ class _Run:
             seed=self.recipe.seed,
             progress=self.progress,
         )
+
+    def _form(self) -> "ChatForm":
+        """How conversations are written wherever they are measured: as the first stage that learns from some."""
+        from adapt.evidence.chats import ChatForm
+
+        stages = [stage.settings for stage in self.recipe.stages if isinstance(stage.settings, Sft)]
+        if not stages:
+            return ChatForm(self.base)
+        return ChatForm(self.base, stages[0].template, stages[0].system, stages[0].learn)
 
     def _judged(self, kind: str, measured: "Measurement") -> "tuple[GateResult, ...]":
         from adapt.evidence.gates import judge

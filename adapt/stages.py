@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from adapt.corpus.sealed_folder import MANIFEST
-from adapt.recipe import Dapt, Decontamination, Recipe, Stage, Tapt, Vocabulary
+from adapt.recipe import Dapt, Decontamination, Recipe, Sft, Stage, Tapt, Vocabulary
 from eval.runs.parts import Progress
 from eval.runs.run_folder import read_json
 from retrieval.errors import UsageError
@@ -30,6 +30,9 @@ VERSION = 2
 """Raised when a stage's work changes: finished stages of older runs are then done again."""
 SELECTED = "selected"
 """What TAPT calls the text that it selected."""
+T = TypeVar("T")
+TOKENIZER = "tokenizer"
+"""Folder of a stage that teaches a chat template: the tokenizer that its result will have."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -130,10 +133,15 @@ def _extend_vocabulary(settings: Vocabulary, model: Path, folder: Path, around: 
     return Outcome(result, {"vocabulary": read_json(folder / REPORT)})
 
 
-def _train(settings: Dapt | Tapt, model: Path, folder: Path, around: Surroundings) -> Outcome:
+def _train(settings: Dapt | Tapt | Sft, model: Path, folder: Path, around: Surroundings) -> Outcome:
     from adapt.training.job import TrainingJob
     from adapt.training.train import train
 
+    tokenizer = None
+    if isinstance(settings, Sft):
+        from adapt.chat.dressing import dressed
+
+        tokenizer = dressed(model, settings.template, folder / TOKENIZER)
     order, facts = order_of(settings, model, folder, around)
     facts["shares"] = {"planned": order.planned, "realised": order.realised}
     job = TrainingJob(
@@ -145,6 +153,7 @@ def _train(settings: Dapt | Tapt, model: Path, folder: Path, around: Surrounding
         seed=around.recipe.seed,
         processes=around.processes,
         cache=around.cache,
+        tokenizer=tokenizer,
     )
     result = train(job, progress=around.progress, stop=around.stop)
     facts["training"] = {
@@ -158,7 +167,9 @@ def _train(settings: Dapt | Tapt, model: Path, folder: Path, around: Surrounding
     return Outcome(result.model, facts)
 
 
-def order_of(settings: Dapt | Tapt, model: Path, folder: Path, around: Surroundings) -> "tuple[Order, dict[str, Any]]":
+def order_of(
+    settings: Dapt | Tapt | Sft, model: Path, folder: Path, around: Surroundings
+) -> "tuple[Order, dict[str, Any]]":
     """The fixed order of blocks that a stage trains on, made in `folder` unless it is there, and facts for the report.
 
     Raises UsageError where the texts do not suffice.
@@ -175,9 +186,13 @@ def order_of(settings: Dapt | Tapt, model: Path, folder: Path, around: Surroundi
             facts["selection"] = found
         else:
             corpus = around.corpora[name]
+            if isinstance(settings, Sft) and around.recipe.data[name].chat:
+                blocks[name] = _packed_chats(name, corpus, settings, folder / TOKENIZER, around)
+                continue
             texts, key = corpus.texts("train"), corpus.sha256
         blocks[name] = _packed(name, texts, key, settings, model, facts, around)
-    facts["blocks"] = {name: {"rows": one.rows, "tokens": one.tokens} for name, one in blocks.items()}
+    told = ("rows", "tokens", "learned", "conversations", "too_long")
+    facts["blocks"] = {name: {k: one.facts[k] for k in told if k in one.facts} for name, one in blocks.items()}
     if (place / MANIFEST).is_file():
         order = Order.open(place)
         order.verify()
@@ -197,7 +212,7 @@ def _packed(
     name: str,
     texts: "Iterable[TrainingText]",
     key: str,
-    settings: Dapt | Tapt,
+    settings: Dapt | Tapt | Sft,
     model: Path,
     facts: dict[str, Any],
     around: Surroundings,
@@ -248,8 +263,38 @@ def _packed(
     return blocks
 
 
+def _packed_chats(name: str, corpus: "Corpus", settings: Sft, place: Path, around: Surroundings) -> "Blocks":
+    """The rows of a source of conversations, made once for these and the tokenizer in `place` with its template."""
+    from adapt.chat.rows import pack_chats, rows_key
+    from adapt.chat.templates import require
+    from adapt.chat.writing import Writer
+    from adapt.corpus.packing import Blocks
+    from adapt.vocabulary.tokenizer_file import load
+
+    tokenizer = load(place)
+    writer = Writer(
+        tokenizer, template=require(tokenizer, settings.template), system=settings.system, learn=settings.learn
+    )
+    seed = around.recipe.seed
+    digest = rows_key(corpus.sha256, writer, block=settings.block, too_long=settings.too_long, seed=seed)
+    folder = around.cache / "blocks" / digest[:32]
+    if (folder / MANIFEST).is_file():
+        return Blocks.open(folder)
+    around.progress(f"packing {name}", 0, 0)
+    return pack_chats(
+        _until_stopped(corpus.conversations("train"), around.stop),
+        writer,
+        block=settings.block,
+        too_long=settings.too_long,
+        folder=folder,
+        seed=seed,
+        progress=around.progress,
+        name=f"'{name}'",
+    )
+
+
 def _selected(
-    settings: Dapt | Tapt, tokenizer: Any, folder: Path, around: Surroundings
+    settings: Dapt | Tapt | Sft, tokenizer: Any, folder: Path, around: Surroundings
 ) -> "tuple[Iterator[TrainingText], str, dict[str, Any]]":
     from adapt.corpus.selection import Selected, select
 
@@ -274,7 +319,7 @@ def _selected(
     return found.texts(), found.sha256, dict(found.report)
 
 
-def _until_stopped(texts: "Iterable[TrainingText]", stop: threading.Event) -> "Iterator[TrainingText]":
+def _until_stopped(texts: Iterable[T], stop: threading.Event) -> Iterator[T]:
     for text in texts:
         if stop.is_set():
             raise KeyboardInterrupt  # packing is made again from the beginning, which takes seconds

@@ -32,6 +32,7 @@ class MadeRow:
     ids: np.ndarray
     pieces: np.ndarray
     source: int
+    learned: np.ndarray | None = None
 
 
 class MadeOrder:

@@ -20,6 +20,7 @@ class TinyRow:
     ids: np.ndarray
     pieces: np.ndarray
     source: int = 0
+    learned: np.ndarray | None = None
 
 
 def row(*documents: Sequence[int], source: int = 0) -> TinyRow:

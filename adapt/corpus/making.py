@@ -38,6 +38,7 @@ _WHY = {
     "duplicate": "is the text of another document",
     "near-duplicate": "repeats nearly all of another document",
     "contaminated": "holds a question of an evaluation",
+    "rejected": "was rejected in review",
     "limit": "was not drawn: the limit was reached",
 }
 

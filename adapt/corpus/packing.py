@@ -1,4 +1,5 @@
-"""Documents → rows of at most `block` tokens that hold whole documents or parts of long ones, each token once.
+"""Documents → rows of at most `block` tokens that hold whole documents or parts of long ones, each token once; and
+sequences that were tokenised elsewhere, of which only some tokens are learned, never cut.
 
 A row keeps the lengths of its pieces, so that attention and positions can begin anew with each. It knows no mixture
 and no model.
@@ -6,7 +7,8 @@ and no model.
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -22,6 +24,8 @@ from retrieval.errors import DamagedError, UsageError
 
 KIND = "blocks"
 TOKENS, ROWS, PIECES, ORIGINS = "tokens.bin", "rows.npy", "pieces.npy", "origins.npy"
+LEARNED = "learned.bin"
+"""A byte for each token, 1 where it is learned; the file is there only where not all are."""
 LARGEST_BLOCK = 1 << 20
 WINDOW = 1 << 16
 """Pieces that are fitted into rows together: drawn at random from all of the text, so that neighbours stay random, and
@@ -37,11 +41,12 @@ _BREAK = re.compile(r"\n(?=\S)")
 @dataclass(frozen=True, slots=True)
 class Row:
     """`ids` int32 (n,), n ≤ block; `pieces` int32, the lengths of the documents' parts in it, sum n; `source` is the
-    number of the source in its order."""
+    number of the source in its order; `learned` bool (n,), the tokens that the model shall write, None for all."""
 
     ids: np.ndarray
     pieces: np.ndarray
     source: int = 0
+    learned: np.ndarray | None = None
 
 
 def position_ids(pieces: np.ndarray) -> np.ndarray:
@@ -102,8 +107,7 @@ def pack(
     calls the texts; `more` is kept in the manifest as it is once all of them are read. Raises UsageError for texts that
     hold less than a block or a block that cannot be, FathomError where the disk cannot take it.
     """
-    if not 2 <= block <= LARGEST_BLOCK:
-        raise UsageError(f"a block has 2 to {LARGEST_BLOCK:,} tokens; {block:,} was given")
+    _require_block(block)
     begin, end = marks(tokenizer)
 
     def fill(new: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -139,6 +143,66 @@ def pack(
     return Blocks.open(folder)
 
 
+def pack_sequences(
+    sequences: Iterable[tuple[Sequence[int], Sequence[bool]]],
+    *,
+    block: int,
+    folder: Path,
+    seed: int,
+    progress: Progress,
+    facts: Callable[[], Mapping[str, Any]] = dict,
+    name: str = "the examples",
+) -> "Blocks":
+    """As `pack`, of (token ids, which of them are learned): each is one piece and none is cut.
+
+    `facts` is asked when all were read and goes into the manifest, and into the hash. Raises UsageError for a sequence
+    longer than `block`, for none at all, or where no token is learned.
+    """
+    _require_block(block)
+
+    def fill(new: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        scratch, marked = new / "sequences.bin", new / "marked.bin"
+        lengths: list[int] = []
+        largest = count = 0
+        with scratch.open("wb") as stream, marked.open("wb") as marks_stream:
+            for ids, learned in sequences:
+                if not 0 < len(ids) <= block or len(ids) != len(learned):
+                    raise UsageError(f"{name}: a sequence of {len(ids):,} tokens does not fit a block of {block:,}")
+                stream.write(np.asarray(ids, dtype="<i4").tobytes())
+                marks_stream.write(np.asarray(learned, dtype=np.uint8).tobytes())
+                lengths.append(len(ids))
+                largest = max(largest, *ids)
+                count += sum(learned[1:])  # nothing predicts the first token of a piece
+                progress("tokenise", len(lengths), 0)
+        if not count:
+            raise UsageError(f"{name}: no token is learned of {len(lengths):,} sequences; give examples with answers")
+        size = np.array(lengths, dtype=np.int64)
+        tokens = int(size.sum())
+        told = np.memmap(marked, dtype=np.uint8, mode="r")
+        rows = _write_rows(np.memmap(scratch, dtype="<i4", mode="r"), size, block, new, seed, progress, learned=told)
+        scratch.unlink()
+        marked.unlink()
+        known = {
+            "block": block,
+            "rows": rows,
+            "tokens": tokens,
+            "learned": count,
+            "documents": len(lengths),
+            "fill": round(tokens / (rows * block), 6),
+            "largest_id": largest,
+            "seed": seed,
+        }
+        return {**known, **facts()}, {}
+
+    write_folder(folder, KIND, fill)
+    return Blocks.open(folder)
+
+
+def _require_block(block: int) -> None:
+    if not 2 <= block <= LARGEST_BLOCK:
+        raise UsageError(f"a block has 2 to {LARGEST_BLOCK:,} tokens; {block:,} was given")
+
+
 class Blocks:
     """Packed rows on disk, read through a memory map. `sha256` is of the tokens, the rows and how they were made."""
 
@@ -153,6 +217,9 @@ class Blocks:
         self._rows, self._pieces = read_array(folder / ROWS), read_array(folder / PIECES)
         self._starts = np.concatenate(([0], np.cumsum(self._pieces, dtype=np.int64)))
         self._tokens = np.memmap(folder / TOKENS, dtype="<i4", mode="r", shape=(self.tokens,))
+        self._learned: np.ndarray | None = None
+        if LEARNED in manifest["files"]:
+            self._learned = np.memmap(folder / LEARNED, dtype=np.uint8, mode="r", shape=(self.tokens,))
         widths = np.diff(self._starts[self._rows])
         sound = (
             len(self._rows) == self.rows + 1
@@ -168,13 +235,15 @@ class Blocks:
     @classmethod
     def open(cls, folder: Path) -> "Blocks":
         """Check sizes and the hashes of all but the tokens. Raises MissingError, DamagedError."""
-        manifest = read_manifest(folder, KIND, unread=(TOKENS,))
+        manifest = read_manifest(folder, KIND, unread=(TOKENS, LEARNED))
         if not {TOKENS, ROWS, PIECES, ORIGINS} <= set(manifest["files"]):
             raise DamagedError(f"{folder} lacks files of {KIND}; remove the folder and pack again")
         if manifest["files"][TOKENS][0] != 4 * manifest["facts"]["tokens"]:
             raise DamagedError(
                 f"{folder / TOKENS} does not hold the tokens it should; remove the folder and pack again"
             )
+        if manifest["files"].get(LEARNED, [manifest["facts"]["tokens"]])[0] != manifest["facts"]["tokens"]:
+            raise DamagedError(f"{folder / LEARNED} does not tell of every token; remove the folder and pack again")
         return cls(folder, manifest)
 
     def verify(self) -> None:
@@ -189,8 +258,12 @@ class Blocks:
         if not 0 <= number < self.rows:
             raise IndexError(f"row {number} of {self.rows}")
         first, last = int(self._rows[number]), int(self._rows[number + 1])
-        ids = self._tokens[self._starts[first] : self._starts[last]]
-        return Row(np.array(ids, dtype=np.int32), np.array(self._pieces[first:last], dtype=np.int32))
+        part = slice(self._starts[first], self._starts[last])
+        return Row(
+            np.array(self._tokens[part], dtype=np.int32),
+            np.array(self._pieces[first:last], dtype=np.int32),
+            learned=None if self._learned is None else np.array(self._learned[part], dtype=bool),
+        )
 
     def lengths(self) -> np.ndarray:
         """int64 (rows,): tokens of each row."""
@@ -278,7 +351,13 @@ def _encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 
 
 def _write_rows(
-    tokens: np.ndarray, lengths: np.ndarray, block: int, folder: Path, seed: int, progress: Progress
+    tokens: np.ndarray,
+    lengths: np.ndarray,
+    block: int,
+    folder: Path,
+    seed: int,
+    progress: Progress,
+    learned: np.ndarray | None = None,
 ) -> int:
     """Cut documents into pieces, shuffle these, fit each window of them into rows, shuffle those. Returns how many."""
     counts = -(-lengths // block)
@@ -291,14 +370,19 @@ def _write_rows(
     ends: list[int] = []
     order: list[np.ndarray] = []
     done = 0
-    with (folder / TOKENS).open("wb") as stream:
+    with ExitStack() as files:
+        stream = files.enter_context((folder / TOKENS).open("wb"))
+        told = files.enter_context((folder / LEARNED).open("wb")) if learned is not None else None
         for at in range(0, len(shuffled), WINDOW):
             window = shuffled[at : at + WINDOW]
             rows = best_fit(size[window], block)
             for row in random.permutation(len(rows)):
                 pieces = window[rows[row]]
                 for piece in pieces:
-                    stream.write(np.asarray(tokens[start[piece] : start[piece] + size[piece]], dtype="<i4").tobytes())
+                    part = slice(start[piece], start[piece] + size[piece])
+                    stream.write(np.asarray(tokens[part], dtype="<i4").tobytes())
+                    if told is not None and learned is not None:
+                        told.write(np.asarray(learned[part], dtype=np.uint8).tobytes())
                 order.append(pieces)
                 done += len(pieces)
                 ends.append(done)

@@ -6,11 +6,12 @@ Made once for its content under its hash, whole or not at all. It knows no token
 import hashlib
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
@@ -24,6 +25,11 @@ from eval.runs.parts import Progress
 from retrieval.embedding.stored import file_hash, is_whole, keep
 from retrieval.errors import DamagedError, FathomError, UsageError
 
+if TYPE_CHECKING:
+    from adapt.chat.corpus import Conversation
+
+CHATS_VERSION = 1
+"""Goes up when the same file of conversations and settings give others."""
 _LOG = logging.getLogger(__name__)
 Part = Literal["train", "held_out"]
 _FILES: Mapping[str, str] = {"train": TRAIN, "held_out": HELD_OUT}
@@ -68,6 +74,12 @@ class Corpus:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DamagedError(f"{self.file(part)} cannot be read ({error}); remove its folder") from error
 
+    def conversations(self, part: Part = "train") -> "Iterator[Conversation]":
+        """Those of a source of conversations. Raises DamagedError."""
+        from adapt.chat.corpus import read_conversations
+
+        return read_conversations(self.file(part))
+
     def count(self, part: Part) -> int:
         """Documents of a part."""
         return int(self.report[part]["documents"])
@@ -105,8 +117,18 @@ def prepare(
         except DamagedError as damage:
             _LOG.warning("%s; making it again", damage)
     evaluations = Evaluations(against, decontaminate.words) if against else None
+
+    def fill(new: Path) -> None:
+        if source.chat:
+            from adapt.chat.corpus import make_chats
+
+            path = root / os.path.expanduser(source.path)
+            make_chats(source, path, opened.place, new, facts, evaluations, seed=seed, progress=progress)
+        else:
+            make(opened, new, facts, evaluations, seed=seed, progress=progress)
+
     try:
-        keep(folder, lambda new: make(opened, new, facts, evaluations, seed=seed, progress=progress))
+        keep(folder, fill)
     except OSError as error:
         raise FathomError(
             f"the corpus '{name}' could not be written to {cache} ({error.strerror or error}); it needs about three "
@@ -143,6 +165,7 @@ def _identified(
         "against": [[file.name, _hash(file)] for file in against],
         "words": decontaminate.words if against else None,
         "seed": seed if source.limit is not None else None,
+        **({"chat": CHATS_VERSION} if source.chat else {}),
         "versions": [CODE_VERSION, reader_version(), *([languages_version()] if source.languages else [])],
     }
     sha256 = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

@@ -24,6 +24,8 @@ Against = Literal["value", "difference", "percent"]
 CHOICES = "choices"
 """The label of the multiple-choice questions. No text bears it."""
 TEXT_METRICS = ("bits_per_byte", "tokens_per_byte")
+CHAT_METRICS = ("chat_loss",)
+"""Of held-out conversations."""
 CHOICE_METRICS = ("choice_accuracy", "choice_accuracy_norm")
 FORM = (
     "write it like 'general bits_per_byte <= +1%' (change against the base), 'choices choice_accuracy >= -0.02' "
@@ -97,7 +99,7 @@ def parse_gate(text: str) -> Gate:
             "for a change against the base, or the figure itself without %"
         )
     label, metric = found["label"], found["metric"]
-    metrics = CHOICE_METRICS if label == CHOICES else TEXT_METRICS
+    metrics = CHOICE_METRICS if label == CHOICES else (*TEXT_METRICS, *CHAT_METRICS)
     if metric not in metrics:
         raise UsageError(
             f"the gate '{text[:120]}' speaks of '{metric[:40]}', which is not measured of '{label[:40]}'"
@@ -120,15 +122,22 @@ def parse_gate(text: str) -> Gate:
     )
 
 
-def refuse_unknown(gates: Iterable[Gate], labels: Collection[str]) -> None:
+def refuse_unknown(gates: Iterable[Gate], labels: Collection[str], chats: Collection[str] = ()) -> None:
     """Raise UsageError for a gate on a text that will not be measured. `labels` are those of the texts, and "choices"
-    where questions are asked."""
+    where questions are asked; `chats` are those among them that are conversations."""
     for gate in gates:
         if gate.label not in labels:
             known = ", ".join(sorted(labels)) or "nothing"
             raise UsageError(
                 f"the gate '{gate.text[:120]}' speaks of '{gate.label[:40]}', which is not measured"
                 f"{_nearest(gate.label, labels)}; measured are {known}"
+            )
+        measured = CHAT_METRICS if gate.label in chats else CHOICE_METRICS if gate.label == CHOICES else TEXT_METRICS
+        if gate.metric not in measured:
+            what = "conversations, of which" if gate.label in chats else "no conversations, so that"
+            raise UsageError(
+                f"the gate '{gate.text[:120]}' speaks of '{gate.metric}', and '{gate.label[:40]}' holds {what} "
+                f"{', '.join(measured)} is measured"
             )
 
 

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adapt.evidence.chats import CHAT_LOSS, CHATS, ChatForm, HeldOut, identity_of
 from adapt.evidence.gates import CHOICES
 from adapt.recipe import Measure
 from eval.choices import ChoicesPart
@@ -58,6 +59,8 @@ class Measurement:
     data: Mapping[str, str]
     facts: Mapping[str, Any]
     records: Mapping[str, Mapping[str, Record]] = field(repr=False)
+    chats: tuple[str, ...] = ()
+    """Labels of `data` that are held-out conversations."""
 
     @classmethod
     def open(cls, folder: Path) -> "Measurement":
@@ -74,6 +77,7 @@ class Measurement:
                 data=dict(said["data"]),
                 facts=dict(said["facts"]),
                 records=records,
+                chats=tuple(map(str, said.get("chats", ()))),
                 **strings,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -81,7 +85,7 @@ class Measurement:
 
     def names(self) -> dict[str, dict[str, str]]:
         """Folder of records → "LABEL METRIC" → the metric's name in them."""
-        labels = [label for label in self.data if label != CHOICES]
+        labels = [label for label in self.data if label != CHOICES and label not in self.chats]
         found: dict[str, dict[str, str]] = {}
         if labels:
             metrics = ("bits_per_byte", "tokens_per_byte")
@@ -92,6 +96,9 @@ class Measurement:
             }
         if CHOICES in self.data:
             found[CHOICES] = {f"{CHOICES} {metric}": metric for metric in ("choice_accuracy", "choice_accuracy_norm")}
+        if self.chats:
+            several = len(self.chats) > 1
+            found[CHATS] = {f"{one} {CHAT_LOSS}": f"{CHAT_LOSS}_{one}" if several else CHAT_LOSS for one in self.chats}
         return found
 
     @cached_property
@@ -144,8 +151,11 @@ def measure(
     progress: Progress,
     precision: str = "auto",
     root: Path | None = None,
+    chats: Mapping[str, Path] | None = None,
+    form: ChatForm | None = None,
 ) -> Measurement:
-    """Bits and tokens per byte of `texts` by label, the multiple-choice questions and the samples of `measure`.
+    """Bits and tokens per byte of `texts` by label, the multiple-choice questions and the samples of `measure`; of the
+    held-out conversations of `chats` by label, written in `form`, the loss of the answers, and samples of answers.
 
     `model` is whatever `locate` understands. Paths in `measure` are taken from `root`. `precision` "auto" is
     `measuring_precision()`: the same one must be used for all that is compared. What `folder` holds of this very model,
@@ -153,7 +163,8 @@ def measure(
 
     Raises UsageError, ReadingError, MissingError, DamagedError; FathomError where questions fail one after the other.
     """
-    plan = _Plan.of(model, label, texts, measure, cache, seed, precision, root)
+    held = HeldOut.of(chats, limit_bytes=measure.limit_bytes, seed=seed) if chats and form is not None else None
+    plan = _Plan.of(model, label, texts, measure, cache, seed, precision, root, held, form)
     if (folder / FILE).is_file():
         try:
             done = Measurement.open(folder)
@@ -180,9 +191,18 @@ def measure(
             facts[kind] = dict(prepared.run(records, progress))
             records.close()
             counts[kind] = len(records.done())
-        if measure.prompts:
+        if held is not None and form is not None:
+            records = PartFolder(folder / CHATS)
+            facts[CHATS] = held.score(records, form, load, progress)
+            records.close()
+            counts[CHATS] = len(records.done())
+        if measure.prompts or held is not None:
             records = PartFolder(folder / SAMPLES)
             _samples(records, measure.prompts, load, progress)
+            if held is not None and form is not None:
+                for record in held.samples(form, load, records.done()):
+                    records.append(record)
+                    progress("samples", len(records.done()), 0)
             records.close()
             counts[SAMPLES] = len(records.done())
     finally:
@@ -203,6 +223,7 @@ def measure(
             "data": plan.data,
             "facts": facts,
             "records": counts,
+            "chats": list(held.chosen) if held is not None else [],
         },
     )
     return Measurement.open(folder)
@@ -245,6 +266,8 @@ class _Plan:
         seed: int,
         precision: str,
         root: Path | None,
+        held: HeldOut | None,
+        form: ChatForm | None,
     ) -> "_Plan":
         from retrieval.embedding.model_files import ModelFiles, weights_hash
 
@@ -258,7 +281,7 @@ class _Plan:
             raise UsageError(
                 f"'{CHOICES}' is what the multiple-choice questions are called; give the text another name"
             )
-        if not everything and measure.choices is None:
+        if not everything and measure.choices is None and held is None:
             raise UsageError("nothing to measure on: no source has held-out documents, and measure names no text")
         place = locate(name)
         weights = weights_hash(ModelFiles(place.name, place.folder, place.files), cache)
@@ -283,6 +306,9 @@ class _Plan:
             "limits": [measure.limit_bytes, measure.choices_limit, SAMPLE_TOKENS],
             "prompts": list(measure.prompts),
         }
+        if held is not None and form is not None:
+            data |= held.data
+            marks |= {"data": data, "chats": identity_of(held, form)}
         key = hashlib.sha256(json.dumps(marks, sort_keys=True).encode()).hexdigest()
         return cls(key, place, weights, precision, data, parts)
 
@@ -319,7 +345,7 @@ def _begin(folder: Path, key: str) -> None:
         same = False
     (folder / FILE).unlink(missing_ok=True)
     if not same:
-        for kind in (TEXTS, CHOICES, SAMPLES):
+        for kind in (TEXTS, CHOICES, CHATS, SAMPLES):
             if (folder / kind).exists():
                 shutil.rmtree(folder / kind)
         folder.mkdir(parents=True, exist_ok=True)
@@ -362,7 +388,7 @@ def _on(loaded: _Loaded, prompt: str) -> str:
 
 def iterate_warnings(measurement: Measurement) -> Iterator[str]:
     """What a reader must know before believing the figures."""
-    for kind in (TEXTS, CHOICES):
+    for kind in (TEXTS, CHOICES, CHATS):
         facts = measurement.facts.get(kind)
         for warning in facts.get("warnings", ()) if isinstance(facts, Mapping) else ():
             yield str(warning)

@@ -112,6 +112,9 @@ def _last(facts: RunFacts) -> StageFacts | None:
     return measured[-1] if measured else None
 
 
+_FOUND = ("bits_per_byte", "choice_accuracy", "chat_loss")
+
+
 def _findings(facts: RunFacts) -> list[tuple[str, str]]:
     """A sentence for each text: what the last model measured costs there, beside the base."""
     last = _last(facts)
@@ -119,13 +122,17 @@ def _findings(facts: RunFacts) -> list[tuple[str, str]]:
     for name, one in last.changes.items() if last else ():
         label, _, metric = name.partition(" ")
         value, base, change = (number(one.get(key)) for key in ("value", "base", "change"))
-        if value is None or base is None or change is None or metric not in ("bits_per_byte", "choice_accuracy"):
+        if value is None or base is None or change is None or metric not in _FOUND:
             continue
         ends = _between(one, "change_low", "change_high")
         low, high = number(one.get("change_low")), number(one.get("change_high"))
         sure = low is not None and high is not None and (low > 0 or high < 0)
         doubt = "" if sure else " Chance may explain it."
-        if metric == "bits_per_byte":
+        if metric == "chat_loss":
+            verb = "more" if change > 0 else "less"
+            said = f"Answers cost {abs(change):.2%} {verb} than the base pays ({value:.4f} nats a token for {base:.4f})"
+            said += f"{ends}."
+        elif metric == "bits_per_byte":
             verb = "more" if change > 0 else "fewer"
             said = f"{abs(change):.2%} {verb} bits per byte than the base needs ({value:.4f} for {base:.4f}){ends}."
             tokens = number(mapping(last.changes.get(f"{label} tokens_per_byte")).get("change")) if last else None

@@ -67,6 +67,7 @@ class _Row:
     ids: np.ndarray
     pieces: np.ndarray
     source: int = 0
+    learned: np.ndarray | None = None
 
 
 def measure_rows(

@@ -20,6 +20,8 @@ class PackedRow(Protocol):
     def pieces(self) -> "np.ndarray": ...
     @property
     def source(self) -> int: ...
+    @property
+    def learned(self) -> "np.ndarray | None": ...
 
 
 class RowOrder(Protocol):
@@ -70,13 +72,18 @@ def packed_inputs(rows: Sequence[PackedRow], model: Any) -> "tuple[dict[str, Any
 
 
 def predicting(rows: Sequence[PackedRow], device: Any = None) -> "Tensor":
-    """bool [n]: the places whose next token belongs to the same document, which are all that have a loss."""
+    """bool [n]: the places whose next token belongs to the same document and is learned: all that have a loss."""
     import numpy as np
     import torch
 
     inside = np.ones(sum(len(row.ids) for row in rows), dtype=bool)
     lengths = np.concatenate([np.asarray(row.pieces, dtype=np.int64) for row in rows])
     inside[np.cumsum(lengths) - 1] = False
+    start = 0
+    for row in rows:
+        if row.learned is not None:
+            inside[start : start + len(row.ids) - 1] &= row.learned[1:]
+        start += len(row.ids)
     return torch.from_numpy(inside).to(device)
 
 

@@ -134,7 +134,7 @@ def require_separate_documents(model: Any, order: Any, collate: Any, *, precisio
 
 class _Row:
     def __init__(self, ids: np.ndarray, pieces: np.ndarray, source: int) -> None:
-        self.ids, self.pieces, self.source = ids, pieces, source
+        self.ids, self.pieces, self.source, self.learned = ids, pieces, source, None
 
 
 def _two_documents(order: Any, length: int = 48) -> tuple[np.ndarray, np.ndarray]:

@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from adapt.recipe import Dapt, Tapt, Training
+from adapt.recipe import Dapt, Sft, Tapt, Training
 from eval.runs.run_folder import write_json
 from retrieval.errors import DamagedError
 
-KINDS: dict[str, type[Training]] = {"training": Training, "dapt": Dapt, "tapt": Tapt}
+KINDS: dict[str, type[Training]] = {"training": Training, "dapt": Dapt, "tapt": Tapt, "sft": Sft}
 FREE = frozenset({"checkpoint_minutes", "checkpoint_steps", "micro_tokens", "activation_checkpointing"})
 """Settings that may differ when a training goes on: they decide how fast it is computed, not what."""
 
@@ -19,7 +19,8 @@ FREE = frozenset({"checkpoint_minutes", "checkpoint_steps", "micro_tokens", "act
 class TrainingJob:
     """`model` is the folder this stage starts from, `base` the recipe's base (the teacher "base" of `keep.kl`), `order`
     the folder of an Order, `folder` where everything of this training goes. `processes` None is one on a CPU and one
-    for each GPU."""
+    for each GPU. `tokenizer` is the folder of the result's tokenizer, template and settings of generation, None for the
+    model's own; its token numbers are the model's."""
 
     model: Path
     base: Path
@@ -29,6 +30,7 @@ class TrainingJob:
     seed: int
     processes: int | None = None
     cache: Path | None = None
+    tokenizer: Path | None = None
 
     def write(self, file: Path) -> None:
         """As JSON, for the processes of a launcher. Raises OSError."""
@@ -41,6 +43,7 @@ class TrainingJob:
             "seed": self.seed,
             "processes": self.processes,
             "cache": str(self.cache) if self.cache else None,
+            "tokenizer": str(self.tokenizer) if self.tokenizer else None,
             "kind": kind,
             "settings": self.settings.model_dump(mode="json"),
         }
@@ -60,6 +63,7 @@ class TrainingJob:
                 seed=int(facts["seed"]),
                 processes=facts["processes"],
                 cache=Path(facts["cache"]) if facts["cache"] else None,
+                tokenizer=Path(facts["tokenizer"]) if facts["tokenizer"] else None,
             )
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise DamagedError(f"{file} is no training job ({error}); run the recipe again") from error

@@ -25,6 +25,8 @@ class PackedRow(Protocol):
     def pieces(self) -> np.ndarray: ...
     @property
     def source(self) -> int: ...
+    @property
+    def learned(self) -> np.ndarray | None: ...
 
 
 class RowOrder(Protocol):
@@ -42,8 +44,8 @@ class RowOrder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StepCounts:
-    """Of one step of the optimizer, over all processes: tokens read, places with a target, the same of the rows whose
-    distance from the older model is kept, and tokens by source."""
+    """Of one step of the optimizer, over all processes: tokens read, places with a target (their next token is of the
+    same document and learned), the same of the rows whose distance from the older model is kept, tokens by source."""
 
     tokens: int
     targets: int
@@ -131,7 +133,7 @@ class OrderRows:
             by_source = [0] * len(self.order.sources)
             for number in rows:
                 row = self.order.row(number)
-                places = int(np.maximum(np.asarray(row.pieces) - 1, 0).sum())
+                places = int((targets_of(np.asarray(row.ids), row.pieces, row.learned) != IGNORED).sum())
                 tokens += len(row.ids)
                 targets += places
                 kept += places * (row.source in self.kept_sources)
@@ -147,10 +149,11 @@ def positions(pieces: Sequence[int] | np.ndarray) -> np.ndarray:
     return np.arange(int(lengths.sum()), dtype=np.int64) - np.repeat(starts, lengths)
 
 
-def targets_of(ids: np.ndarray, pieces: Sequence[int] | np.ndarray) -> np.ndarray:
-    """The token that follows each, IGNORED at the end of each document's part."""
+def targets_of(ids: np.ndarray, pieces: Sequence[int] | np.ndarray, learned: np.ndarray | None = None) -> np.ndarray:
+    """The token that follows each; IGNORED at the end of each document's part and before a token that is not
+    `learned`."""
     following = np.full(len(ids), IGNORED, dtype=np.int64)
-    following[:-1] = ids[1:]
+    following[:-1] = ids[1:] if learned is None else np.where(learned[1:], ids[1:], IGNORED)
     ends = np.cumsum(np.asarray(pieces, dtype=np.int64)) - 1
     following[ends[ends >= 0]] = IGNORED
     return following
@@ -185,7 +188,7 @@ class Collator:
                 ids[line, :length] = row.ids
                 places[line, :length] = positions(row.pieces)
                 places[line, length:] = np.arange(longest - length)  # a document of its own
-                targets[line, :length] = targets_of(np.asarray(row.ids), row.pieces)
+                targets[line, :length] = targets_of(np.asarray(row.ids), row.pieces, row.learned)
         return {
             "input_ids": torch.from_numpy(ids),
             "position_ids": torch.from_numpy(places),
@@ -201,7 +204,7 @@ class Collator:
         ids = [np.asarray(row.ids, dtype=np.int64) for row in rows] or [np.zeros(1, dtype=np.int64)]
         pieces = np.concatenate([np.asarray(row.pieces) for row in rows]) if rows else np.ones(1)
         pieces = pieces[pieces > 0].astype(np.int64)
-        targets = [targets_of(np.asarray(row.ids), row.pieces) for row in rows] or [np.full(1, IGNORED)]
+        targets = [targets_of(np.asarray(row.ids), row.pieces, row.learned) for row in rows] or [np.full(1, IGNORED)]
         ends = torch.from_numpy(np.concatenate([[0], np.cumsum(pieces)]).astype(np.int32))
         longest = int(pieces.max())
         return {

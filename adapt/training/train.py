@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from adapt.recipe import Sft
 from adapt.training.bases import weights_hash
 from adapt.training.checkpoints import Checkpoints, Identity, install, whole
 from adapt.training.job import TrainingJob, TrainingResult, decisive
@@ -154,6 +155,7 @@ class _Session:
         from adapt.training.guards import LossGuard, require_rows, require_separate_documents
         from adapt.training.loss import attach
         from adapt.training.methods import device, is_flat, load_model, precision_of, under_adapter
+        from adapt.training.noise import EmbeddingNoise
         from adapt.training.pulls import Pulls, ask_teacher, hold_back, require_possible, shape
         from adapt.training.rows import Collator, OrderRows
         from adapt.training.sharding import require_shardable
@@ -182,7 +184,7 @@ class _Session:
         set_seed(job.seed)
         self.progress("loading", 0, 1)
         model, tokenizer = load_model(job.model, settings, precision=precision, cache=self.cache)
-        self.config = {"use_cache": getattr(model.config, "use_cache", True)}
+        self.config = {"use_cache": getattr(model.config, "use_cache", True), **self._ends()}
         require_rows(model, tokenizer, self.order)
         shape(model, settings)
         attach(model)
@@ -191,6 +193,8 @@ class _Session:
         if settings.method.kind != "full":
             model = under_adapter(model, settings.method, activation_checkpointing=settings.activation_checkpointing)
         hold_back(model, settings, pulls, job=job, order=self.order, steps=self.batches.steps, **here)
+        alpha = settings.neftune if isinstance(settings, Sft) else None
+        noise = EmbeddingNoise(model, alpha=alpha, seed=job.seed) if alpha is not None else None
         metrics = None
         step = self.found[1]["step"] if self.found else 0
         if self.chief:
@@ -212,6 +216,7 @@ class _Session:
             stop=self.stop,
             progress=self.progress,
             seconds=float(self.found[1]["seconds"]) if self.found else 0.0,
+            noise=noise,
         )
         if self.chief:
             whole_model = 4 * sum(weight.numel() for weight in model.parameters())
@@ -228,8 +233,17 @@ class _Session:
     def _save(self, model: Any, folder: Path, state: Mapping[str, Any] | None = None) -> None:
         from adapt.training.methods import save_model
 
-        model.config.use_cache = self.config["use_cache"]
-        save_model(model, folder, like=self.job.model, state=state)
+        for name, value in self.config.items():
+            setattr(model.config, name, value)
+        save_model(model, folder, like=self.job.tokenizer or self.job.model, state=state)
+
+    def _ends(self) -> dict[str, Any]:
+        """What ends an answer, for the result's config, where its tokenizer is another than the model's."""
+        if self.job.tokenizer is None:
+            return {}
+        from eval.runs.run_folder import read_json
+
+        return {"eos_token_id": read_json(self.job.tokenizer / "generation_config.json")["eos_token_id"]}
 
     def _write_result(self, trainer: Any) -> None:
         """The full model, and the adapter beside it."""

@@ -18,6 +18,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from adapt.training.checkpoints import Checkpoints
 from adapt.training.guards import LossGuard
 from adapt.training.metrics import MetricsFile
+from adapt.training.noise import EmbeddingNoise
 from adapt.training.pulls import Pulls
 from adapt.training.rows import IGNORED, Batches, Collator, OrderRows
 from adapt.training.sharding import shard_optimizer, whole, whole_optimizer, whole_weights
@@ -58,11 +59,13 @@ class OrderTrainer(Trainer):
         stop: threading.Event,
         progress: Progress,
         seconds: float = 0.0,
+        noise: EmbeddingNoise | None = None,
     ) -> None:
         self.data, self.batches, self.rates, self.pulls, self.guard = data, batches, rates, pulls, guard
         self.checkpoints, self.metrics, self.save_weights = checkpoints, metrics, save
         self.minutes, self.every, self.stop, self.progress = minutes, every, stop, progress
         self.seconds_before, self.tokens = seconds, 0
+        self.noise, self.micro_batch = noise, 0
         self.stopped = False
         self.began = self.saved_at = time.monotonic()
         self.line_written = seconds
@@ -97,6 +100,7 @@ class OrderTrainer(Trainer):
         self._forget_casts()
         self.step_counts = self.data.counts(self.batches.of_step(self.state.global_step))
         self.sums = torch.zeros(2, device=device)  # cross-entropy, distance
+        self.micro_batch = 0
         return samples, None
 
     def floating_point_ops(self, inputs: Any) -> int:
@@ -112,7 +116,13 @@ class OrderTrainer(Trainer):
         numbers, sources = inputs.pop("rows"), inputs.pop("sources")
         factor = self.batches.processes / max(1, self.step_counts.targets)
         told = self._teacher(numbers, sources, inputs["targets"])
+        if self.noise is not None:
+            place = {"step": self.state.global_step, "micro_batch": self.micro_batch, "rank": self.batches.rank}
+            self.noise.begin(inputs["position_ids"], **place)
+            self.micro_batch += 1
         losses = model(**inputs, factor=factor, **told)
+        if self.noise is not None:
+            self.noise.end()
         loss, kl = losses["loss"], losses["kl"]
         self.sums += torch.stack([loss.detach(), kl.detach()])
         return loss + self.pulls.weight * kl if told else loss
@@ -340,7 +350,7 @@ class _Steps(TrainerCallback):
 def _predicting(row: Any) -> torch.Tensor:
     from adapt.training.rows import targets_of
 
-    return torch.from_numpy(targets_of(row.ids, row.pieces) != IGNORED)
+    return torch.from_numpy(targets_of(row.ids, row.pieces, row.learned) != IGNORED)
 
 
 def _write(file: Path, value: Mapping[str, Any]) -> None:

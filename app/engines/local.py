@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.engines.speaker import Manners, Speaker
-from app.engines.templates import Message, looks_special
 from app.engines.torch_writer import TorchWriter
+from eval.models.chat_prompts import Message, special_tokens
 from eval.models.language_models import load_parts, locate
 from retrieval.errors import UsageError
 
@@ -48,11 +48,8 @@ class LocalSpeaker(Speaker):
         if not getattr(tokenizer, "is_fast", False):
             raise UsageError(f"the model '{name}' has no fast tokenizer (tokenizer.json); use another")
         self._model, self._tokenizer, self._precision = model, tokenizer, precision
-        special = set(tokenizer.all_special_tokens)
-        for token in tokenizer.added_tokens_decoder.values():
-            if token.special or looks_special(token.content):
-                special.add(token.content)
-        super().__init__(name, _window(model, tokenizer), TorchWriter(model, tokenizer), special, manners)
+        writer = TorchWriter(model, tokenizer)
+        super().__init__(name, _window(model, tokenizer), writer, special_tokens(tokenizer), manners)
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text, without what a chat template adds."""

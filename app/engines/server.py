@@ -17,7 +17,7 @@ from app.engines.endpoint import Endpoint, address
 from app.engines.generating import Piece, TimeLimits
 from app.engines.refusals import NoSuchAddress
 from app.engines.speaking import Source, SpeakingLLM
-from app.engines.templates import broken_up, folded
+from eval.models.chat_prompts import broken_up, folded
 from retrieval.errors import FathomError, MissingError, UsageError
 
 UNKNOWN_CONTEXT = 4096

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from app.engines.generating import Generator, Piece, Sampling, Stoppable, TimeLimits, Writer
-from app.engines.templates import Message, broken_up, marks, prompt
+from eval.models.chat_prompts import Message, broken_up, marks, prompt
 from retrieval.errors import UsageError
 
 if TYPE_CHECKING:

@@ -86,6 +86,12 @@ MEASURES = {
         Measure(
             "perplexity", "exp of the mean cost of a token: compares models of one tokenizer only", "lower", "{:.2f}"
         ),
+        Measure(
+            "chat_loss",
+            "cost of held-out answers in nats per token of the base, after the conversation before them",
+            "lower",
+            "{:.4f}",
+        ),
         Measure("choice_accuracy", "share of questions whose likeliest option is the right one"),
         # Any kind.
         Measure("errors", "share of items without a result", "lower"),

@@ -234,7 +234,7 @@ def test_what_is_wrong_at_the_top_is_named(tmp_path: Path, case: str) -> None:
 
 
 def test_all_problems_are_told_together_in_the_order_of_the_file(tmp_path: Path) -> None:
-    text = "seed: x\ndata: {d: {pth: x}}\nstages:\n  - dapt: {blok: 1}\n  - sft: {}\n"
+    text = "seed: x\ndata: {d: {pth: x}}\nstages:\n  - dapt: {blok: 1}\n  - merge: {}\n"
     lines = refused(tmp_path, text).splitlines()
     assert [line.partition("(line ")[2].partition(")")[0] for line in lines] == ["1", "2", "2", "4", "5"]
 

@@ -24,9 +24,10 @@ def cache() -> Path:
     return EmbeddingSettings().cache_folder()
 
 
-def test_the_four_recipes_are_there() -> None:
+def test_the_five_recipes_are_there() -> None:
     assert {path.stem for path in RECIPES.glob("*.yaml")} == {
         "smoke",
+        "smoke-sft",
         "embedded-medical",
         "embedded-python",
         "qwen3-4b-h200",
@@ -36,7 +37,7 @@ def test_the_four_recipes_are_there() -> None:
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_can_be_read_and_explains_itself(path: Path) -> None:
     recipe = load_recipe(path)
-    assert recipe.name == path.stem and recipe.stages and recipe.gates.dapt
+    assert recipe.name == path.stem and recipe.stages and (recipe.gates.dapt or recipe.gates.sft)
     text = path.read_text(encoding="utf-8")
     assert text.startswith("#") and f"fathom adapt run data/recipes/{path.name}" in text
     assert text.count("#") >= 8, "comments teach why the numbers are what they are"

@@ -7,11 +7,15 @@ import typer
 from app.commands.adaptation.options import Data, RecipeFile, Root, Set, recipe_of
 from app.commands.options import AsJson, Run, Workspace, begin
 from app.failures import WRONG_USAGE
+from app.terminal import clean
 
 if TYPE_CHECKING:
+    from adapt.chat.looking import Sample
     from adapt.plans import Plan
     from adapt.recipe import Recipe
 
+SHOWN = 400
+"""Characters of what is not learned of a sample, from both ends; all of it is in the JSON."""
 Probe = Annotated[
     bool, typer.Option("--probe", help="Measure the speed by a few real training steps instead of reckoning it.")
 ]
@@ -95,6 +99,9 @@ def show(run: Run, plan: "Plan", *, explain: bool = False) -> None:
     if explain and needs:
         terminal.line()
         terminal.table(("stage", "of", "for", "size", "why"), needs, right=(3,))
+    for stage in plan.stages:
+        for sample in stage.samples:
+            _show_sample(run, stage.name, sample)
     terminal.line()
     for basis in dict.fromkeys(f"{stage.name}: {stage.basis}" for stage in plan.stages if stage.basis):
         terminal.note(f"speed of {basis}", style="dim")
@@ -104,6 +111,25 @@ def show(run: Run, plan: "Plan", *, explain: bool = False) -> None:
         terminal.note(f"all of it takes about {long_time(plan.seconds)}; texts are counted before filters drop any")
     for refusal in plan.refusals:
         terminal.note(f"cannot run: {refusal}", style="red")
+
+
+def _show_sample(run: Run, stage: str, sample: "Sample") -> None:
+    """One example with what is learned in colour; where no person watches, in brackets."""
+    from rich.text import Text
+
+    terminal = run.terminal
+    terminal.line()
+    how = "green is learned" if terminal.interactive else "what stands between ⟦ and ⟧ is learned"
+    terminal.line(f"{stage}: line {sample.row} of '{sample.source}' as it is trained; {how}", style="bold")
+    shown = Text()
+    for words, learned in sample.spans:
+        if not learned and len(words) > 2 * SHOWN:
+            words = f"{words[:SHOWN]} … {words[-SHOWN:]}"
+        if terminal.interactive:
+            shown.append(clean(words), style="bold green" if learned else "dim")
+        else:
+            shown.append(f"⟦{clean(words)}⟧" if learned else clean(words))
+    terminal.line(shown)
 
 
 def _shape(plan: "Plan") -> str:

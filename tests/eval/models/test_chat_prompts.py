@@ -10,7 +10,7 @@ from tiny_models import byte_tokenizer
 from app.engines.embedded import EmbeddedModel, EmbeddedSpeaker, open_embedded
 from app.engines.gguf import read_header
 from app.engines.speaker import Manners
-from app.engines.templates import broken_up, folded, looks_special, marks, prompt
+from eval.models.chat_prompts import broken_up, folded, looks_special, marks, prompt
 from eval.models.packaged import packaged_model
 from retrieval.errors import MissingError, UsageError
 

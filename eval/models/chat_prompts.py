@@ -7,6 +7,7 @@ front of the first user message, where those models were taught to read instruct
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from retrieval.errors import UsageError
 
@@ -25,6 +26,15 @@ def marks(names: Iterable[str]) -> re.Pattern[str]:
 def looks_special(token: str) -> bool:
     """Whether a token is spelled as those are that steer a model: `<tool_call>`, `[INST]`, `<<SYS>>`."""
     return _AMONG_MARKS.fullmatch(token) is not None
+
+
+def special_tokens(tokenizer: Any) -> set[str]:
+    """What no text may spell, of a tokenizer of transformers: its special tokens, and added ones that look so."""
+    special = set(tokenizer.all_special_tokens)
+    for token in tokenizer.added_tokens_decoder.values():
+        if token.special or looks_special(token.content):
+            special.add(token.content)
+    return special
 
 
 def broken_up(text: str, special: re.Pattern[str]) -> str:
