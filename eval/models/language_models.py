@@ -159,22 +159,28 @@ def load_language_model(
     `precision` auto is fp32 on a CPU and bf16 on a GPU, nf4 needs bitsandbytes. `cache` remembers hashes of
     large files (None: the user's cache folder). Raises MissingError, UsageError or DamagedError.
     """
+    from eval.models.likelihood import TransformersModel
     from retrieval.embedding.load import EmbeddingSettings
-    from retrieval.embedding.model_files import ModelFiles, weights_hash
 
     place = locate(name, adapter)
     cache = cache or EmbeddingSettings().cache_folder()
-    weights = weights_hash(ModelFiles(place.name, place.folder, place.files), cache)
-    if place.adapter is not None:
-        files = tuple(sorted(file.name for file in place.adapter.iterdir() if file.suffix in (".json", ".safetensors")))
-        weights = hashlib.sha256(
-            f"{weights}\0{weights_hash(ModelFiles(place.name, place.adapter, files), cache)}".encode()
-        ).hexdigest()
-    from eval.models.likelihood import TransformersModel
+    weights = place_hash(place, cache)
 
     with _in_words(place):
         model, tokenizer, precision = load_parts(place, cache=cache, device=device, precision=precision)
         return TransformersModel(model, tokenizer, name=place.name, weights=weights, precision=precision)
+
+
+def place_hash(place: ModelPlace, cache: Path) -> str:
+    """SHA-256 (hex) over all files that decide a model's figures, its adapter's with them."""
+    from retrieval.embedding.model_files import ModelFiles, weights_hash
+
+    weights = weights_hash(ModelFiles(place.name, place.folder, place.files), cache)
+    if place.adapter is None:
+        return weights
+    files = tuple(sorted(file.name for file in place.adapter.iterdir() if file.suffix in (".json", ".safetensors")))
+    above = weights_hash(ModelFiles(place.name, place.adapter, files), cache)
+    return hashlib.sha256(f"{weights}\0{above}".encode()).hexdigest()
 
 
 def load_parts(
