@@ -245,7 +245,19 @@ class _Work:
             "loss": [first["loss"], told[-1]["loss"]],
             "disk": _bytes_in(result.adapter or result.model or Path()),
             "reload": float(np.abs(again - seen.logits).max()),
+            "merge_kl": self._merge_kl(settings, result, seen, ids),
         }
+
+    def _merge_kl(self, settings: Dapt, result: TrainingResult, seen: _Seen, ids: np.ndarray) -> float | None:
+        """KL(trained ‖ merged) in nats a token, computed as it was trained."""
+        from adapt.training.methods import device, precision_of
+
+        if result.adapter is None or not settings.method.merges:
+            return None
+        place = locate(str(result.model), download=False)
+        model, _, _ = load_parts(place, cache=self.cache, device=device(), precision="fp32")
+        one, other = (_log_softmax(logits) for logits in (seen.logits, _logits(model, ids, precision_of(settings))))
+        return float((np.exp(one) * (one - other)).sum(-1).mean())
 
     def _again(self, settings: Dapt, result: TrainingResult, ids: np.ndarray) -> np.ndarray:
         """The logits of what is on disk, held as it was trained."""
@@ -296,6 +308,12 @@ def _logits(model: Any, ids: np.ndarray, precision: str) -> np.ndarray:
             module.train()  # on a CPU bitsandbytes 0.50 computes otherwise, and less exactly, in evaluation
     with torch.no_grad(), torch.autocast(given.device.type, torch.bfloat16, enabled=precision == "bf16"):
         return model(input_ids=given).logits[0, -len(ids) :].float().cpu().numpy()
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    wide = logits.astype(np.float64)
+    wide -= wide.max(-1, keepdims=True)
+    return np.asarray(wide - np.log(np.exp(wide).sum(-1, keepdims=True)))
 
 
 def _bytes_in(folder: Path) -> int:
