@@ -171,8 +171,9 @@ class _Work:
         slug = "-".join("".join(c if c.isalnum() else " " for c in row.name).split())
         key = settings_hash(row.settings) + f" {row.seeds} {row.drops} {self.recipe.seed} {self.sha256} {VERSION}"
         file = self.out / "rows" / slug / RESULT
-        if file.is_file() and read_json(file).get("key") == key:
-            return dict(read_json(file))
+        known = dict(read_json(file)) if file.is_file() else {}
+        if known.pop("key", None) == key:
+            return known
         shutil.rmtree(file.parent, ignore_errors=True)
         file.parent.mkdir(parents=True)
         found: dict[str, Any] = {"name": row.name, "described": row.described, "error": None}
