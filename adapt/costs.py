@@ -11,7 +11,7 @@ from typing import Any
 
 from adapt.amounts import json_file
 from adapt.forgetting.stored_teacher import bytes_needed
-from adapt.recipe import Method, Training, Vocabulary
+from adapt.recipe import BOTTLENECKS, LOW_RANK, PROMPTS, Method, Training, Vocabulary
 from retrieval.errors import DamagedError, UsageError
 
 LOGIT_PLACES = 512
@@ -20,6 +20,8 @@ RUNTIME = 600 << 20
 """Bytes of Python, torch and its libraries before any weight; with CUDA as much again on the GPU."""
 NF4_BYTES = 0.5 + 4 / 64
 """Bytes of a weight in NF4: half a byte, and a scale in fp32 for each 64 (arXiv:2305.14314)."""
+NF4_DOUBLE_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""The same with scales in 8 bits, and one in fp32 for each 256 of those."""
 CHECKPOINTS = 3
 """Two are kept, one is in the making."""
 MOST_LAYERS, MOST_WIDTH = 1_000, 1 << 17
@@ -43,6 +45,8 @@ class ModelFacts:
     """Width between the two halves of an MLP."""
     linear: Mapping[str, tuple[int, int]]
     active: float = 1.0
+    biases: int = 0
+    """Parameters of all biases."""
     window: int = 0
     """Tokens that the model's positions reach; 0 is not told."""
 
@@ -67,8 +71,30 @@ class ModelFacts:
         return (self.parameters - self.table * (1 if self.tied else 2)) // max(1, self.layers)
 
     def adapter(self, method: Method) -> int:
-        """Parameters of a low-rank adapter."""
-        return sum(method.r * sum(self.linear[name]) for name in self.targeted(method.targets))
+        """Parameters that a method adds, at their most; of bitfit the biases."""
+        count = method.virtual_tokens
+        match method.kind:
+            case "lora" | "qlora" | "adalora":
+                shapes = {name: self.linear[name] for name in self.targeted(method.targets)}
+                per_rank = 1 if method.kind == "adalora" else 0
+                low = sum(method.rank_of(name) * (sum(shape) + per_rank) for name, shape in shapes.items())
+                return low + (sum(out for _, out in shapes.values()) if method.dora else 0)
+            case "houlsby" | "pfeiffer":
+                inner = max(1, self.width // method.reduction)
+                one = 2 * self.width * inner + self.width + inner
+                return self.layers * one * (2 if method.kind == "houlsby" else 1)
+            case "prefix":
+                return count * self.layers * 2 * self.keys_width
+            case "prompt":
+                return count * self.width
+            case "p_tuning":
+                network = method.hidden * (2 * self.width + method.hidden + 2) + self.width
+                return count * self.width + network
+            case "ia3":
+                return self.layers * (2 * self.keys_width + self.inner)
+            case "bitfit":
+                return self.biases
+        return self.parameters
 
     def targeted(self, targets: tuple[str, ...] | str) -> list[str]:
         """Names of the matrices that an adapter on `targets` changes: those that end with one."""
@@ -151,6 +177,7 @@ def facts_of(folder: Path) -> ModelFacts:
         inner=size("intermediate_size", 4 * width),
         linear=linear,
         active=passed,
+        biases=sum(shape[0] for name, shape in shapes.items() if name.endswith(".bias") and len(shape) == 1),
         window=size("max_position_embeddings", 1 << 20, most=1 << 30),
     )
 
@@ -171,12 +198,13 @@ def training_work(model: ModelFacts, settings: Training) -> float:
     """Floating-point operations a token: forward, backward through the activations, and to the weights that learn
     (Kaplan et al. 2020, arXiv:2001.08361: 6 N for all of them)."""
     forward = forward_work(model, settings.block)
-    passes = 1.0 + 1.0 + (settings.method.kind == "full") * trained_share(model, settings)
+    method = settings.method
+    passes = 1.0 + 1.0 + (method.kind == "full") * trained_share(model, settings)
     if settings.activation_checkpointing:
         passes += 1
     work = passes * forward
-    if settings.method.kind != "full":
-        work += 6 * model.adapter(settings.method)
+    if method.kind in (*LOW_RANK, *BOTTLENECKS):  # each of its weights is a product with every token; others are few
+        work += 6 * model.adapter(method)
     return work
 
 
@@ -218,18 +246,23 @@ def memory_of(model: ModelFacts, settings: Training, *, micro: int, bf16: bool, 
     """What one process holds at its fullest. `model` has the new layers already; `micro` tokens go through at once."""
     kind, total = settings.method.kind, model.parameters
     trained = trained_parameters(model, settings)
+    method = settings.method
     needs = [Need("libraries", RUNTIME, "Python, torch" + (" and CUDA" if gpu else ""))]
     if kind == "qlora":
-        weights = round(model.packed * NF4_BYTES) + 2 * (total - model.packed)
-        needs.append(Need("weights", weights, "NF4 with a scale for each 64 weights, the rest in bf16"))
-    elif kind == "lora" and bf16:
+        each = NF4_DOUBLE_BYTES if method.double_quantisation else NF4_BYTES
+        wide = 2 if method.compute in ("bf16", "fp16") or (method.compute == "auto" and bf16) else 4
+        weights = round(model.packed * each) + wide * (total - model.packed)
+        scale = "8 bits" if method.double_quantisation else "fp32"
+        why = f"NF4 with a scale in {scale} for each 64 weights, the rest in {'16 bits' if wide == 2 else 'fp32'}"
+        needs.append(Need("weights", weights, why))
+    elif method.leaves_adapter and bf16:
         needs.append(Need("weights", 2 * total, "bf16, for they do not change"))
     else:
         needs.append(Need("weights", 4 * total, "fp32"))
         if bf16:
             needs.append(Need("weights in bf16", 2 * (model.packed + model.table), "copies that are computed with"))
-    if kind != "full":
-        needs.append(Need("adapter", 4 * trained, f"rank {settings.method.r}, fp32"))
+    if method.leaves_adapter:
+        needs.append(Need("adapter", 4 * trained, f"{kind_in_words(method)}, fp32"))
     needs.append(Need("gradients", 4 * trained, f"fp32, of {trained / 1e6:,.1f} M weights that learn"))
     needs.append(_optimizer(settings, trained))
     needs.append(_activations(model, settings, micro, bf16))
@@ -262,6 +295,16 @@ def warming_memory(model: ModelFacts, settings: Vocabulary) -> list[Need]:
     ]
 
 
+def kind_in_words(method: Method) -> str:
+    """ "lora of rank 64", "prompt of 20 virtual tokens", "ia3"."""
+    if method.kind in LOW_RANK:
+        more = [word for word, on in (("DoRA", method.dora), ("PiSSA", method.init == "pissa")) if on]
+        return f"{method.kind} of rank {method.r}" + (f" ({', '.join(more)})" if more else "")
+    if method.kind in PROMPTS:
+        return f"{method.kind} of {method.virtual_tokens} virtual tokens"
+    return {"full": "all weights", "bitfit": "biases"}.get(method.kind, method.kind)
+
+
 def _optimizer(settings: Training, trained: int) -> Need:
     name = settings.optimizer
     if name in ("adamw_8bit", "paged_adamw_8bit"):
@@ -287,11 +330,14 @@ def disk_of(model: ModelFacts, settings: Training, tokens: int, kept_tokens: int
     """What a stage writes at most, besides the corpus. `kept_tokens` are those whose teacher's word is stored."""
     trained = trained_parameters(model, settings)
     moments = 2.05 if "8bit" in settings.optimizer else 8
-    weights = 4 * (model.parameters if settings.method.kind == "full" else trained)
+    method = settings.method
+    weights = 4 * (model.parameters if method.kind == "full" else trained)
     one = round(weights + moments * trained)
     needs = [
         Need("checkpoints", CHECKPOINTS * one, f"{CHECKPOINTS} of {said_bytes(one)}: two kept, one in the making"),
-        Need("result", 4 * model.parameters, "the whole model in fp32"),
+        Need("result", 4 * model.parameters, "the whole model in fp32")
+        if method.merges
+        else Need("result", 4 * trained, "the adapter alone"),
         Need("rows", 4 * tokens, "blocks of token numbers"),
     ]
     if kept_tokens and settings.keep.kl is not None and not settings.keep.kl.live:
@@ -324,9 +370,9 @@ def less_memory(settings: Training, micro: int) -> str:
             yield f"set micro_tokens to {settings.block:,}"
         if not settings.activation_checkpointing:
             yield "set activation_checkpointing"
-        if settings.method.kind == "full":
+        if not settings.method.leaves_adapter:
             yield "use lora or qlora"
-        elif settings.method.kind == "lora":
+        elif settings.method.kind != "qlora":
             yield "use qlora"
         yield "choose a smaller base"
 

@@ -31,9 +31,11 @@ from adapt.costs import (
 from adapt.evidence.measuring import SAMPLE_TOKENS
 from adapt.machine import Machine, matmul_rate, this_machine
 from adapt.plans import Plan, StagePlan, mean_shares, method_in_words, mixture_in_words
-from adapt.recipe import Dapt, Recipe, Sft, Source, Tapt, Training, Vocabulary
+from adapt.recipe import LOW_RANK, Dapt, Recipe, Sft, Source, Tapt, Training, Vocabulary
 from adapt.recipe_file import stage_names
 from adapt.recipe_rules import SELECTED, measured_labels
+from adapt.serving_limits import remarks_on
+from adapt.training.adapters.own_weights import NO_BIAS
 from eval.runs.parts import Progress
 from retrieval.embedding.stored import file_hash
 from retrieval.errors import FathomError, UsageError
@@ -340,7 +342,10 @@ class _Planning:
                 self._refuse(name, "this GPU does not compute in bf16; set precision to fp32")
             else:
                 self.remarks.append(f"{name}: this CPU has no instructions for bf16; fp32 would be faster")
-        if model is not None and kind != "full" and not isinstance(settings.method.targets, str):
+        if model is not None and kind == "bitfit" and not model.biases:
+            self._refuse(name, NO_BIAS)
+        self.remarks += [f"{name}: {said}" for said in remarks_on(settings.method, self.recipe.serve)]
+        if model is not None and kind in LOW_RANK and not isinstance(settings.method.targets, str):
             known = sorted({matrix.rpartition(".")[2] for matrix in model.linear})
             for target in settings.method.targets:
                 if not model.targeted((target,)):

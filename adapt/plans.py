@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapt.amounts import Amount
 from adapt.corpus.shares import Shares
-from adapt.costs import ModelFacts, Need, total
+from adapt.costs import ModelFacts, Need, kind_in_words, total
 from adapt.machine import Machine
 from adapt.recipe import Dapt, Recipe, Sft, Tapt, Training
 from retrieval.errors import UsageError
@@ -102,8 +102,7 @@ def mean_shares(settings: Dapt | Tapt | Sft) -> dict[str, float]:
 
 def method_in_words(settings: Training) -> str:
     """What is trained and what keeps it from forgetting: "lora of rank 64 + kl"."""
-    kind = settings.method.kind
-    words = ["all weights" if kind == "full" else f"{kind} of rank {settings.method.r}"]
+    words = [kind_in_words(settings.method)]
     if settings.expand is not None:
         words = [f"{settings.expand.layers} new layers" + ("" if settings.expand.only_new else " and all others")]
     if settings.freeze.layers or settings.freeze.embeddings:

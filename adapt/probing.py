@@ -9,6 +9,8 @@ from eval.runs.parts import Progress
 
 MICRO_BATCHES = 3
 """Timed, after one that is not."""
+PROBED_STEPS = 1_000
+"""Of the training that a method is told it is in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +33,14 @@ def probe(folder: Path, settings: Training, *, micro: int, cache: Path, progress
 
     progress("loading the model for the probe", 0, 0)
     where, precision = torch.device(device()), precision_of(settings)
-    model, _ = load_model(folder, settings, precision=precision, cache=cache)
-    if settings.method.kind != "full":
-        model = under_adapter(model, settings.method, activation_checkpointing=settings.activation_checkpointing)
-        attach(model.base_model.model)
-    else:
-        if settings.activation_checkpointing:
-            model.gradient_checkpointing_enable()
-        attach(model)
+    model, tokenizer = load_model(folder, settings, precision=precision, cache=cache)
+    attach(model)
+    checkpointing = settings.activation_checkpointing
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    model = under_adapter(
+        model, settings.method, activation_checkpointing=checkpointing, steps=PROBED_STEPS, tokenizer=tokenizer
+    )
     model.train()
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=0.0)

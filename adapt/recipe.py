@@ -6,7 +6,15 @@ It knows the names of everything that can be asked for and the rules between the
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
@@ -116,16 +124,110 @@ def _as_method(value: Any) -> Any:
     return value
 
 
-class Method(Settings):
-    """Which weights are trained: all, or a low-rank adapter (Hu et al. 2021), or that on 4 bits (QLoRA, 2023)."""
+MethodKind = Literal[
+    "full", "bitfit", "lora", "qlora", "adalora", "houlsby", "pfeiffer", "prefix", "prompt", "p_tuning", "ia3"
+]
+LOW_RANK: tuple[MethodKind, ...] = ("lora", "qlora", "adalora")
+BOTTLENECKS: tuple[MethodKind, ...] = ("houlsby", "pfeiffer")
+PROMPTS: tuple[MethodKind, ...] = ("prefix", "prompt", "p_tuning")
+WHOLE: tuple[MethodKind, ...] = ("full", "bitfit")
+"""Methods that train the model's own weights, so that no adapter is left."""
+_PLAIN: tuple[MethodKind, ...] = ("lora", "qlora")
+METHOD_FIELDS: dict[str, tuple[MethodKind, ...]] = {
+    **dict.fromkeys(("r", "alpha", "targets"), LOW_RANK),
+    "dropout": (*LOW_RANK, *BOTTLENECKS),
+    **dict.fromkeys(("rslora", "dora", "ranks", "alphas"), _PLAIN),
+    "init": ("lora",),
+    **dict.fromkeys(("double_quantisation", "compute"), ("qlora",)),
+    **dict.fromkeys(("start_r", "begin", "settle", "every", "orthogonal"), ("adalora",)),
+    **dict.fromkeys(("reduction", "activation"), BOTTLENECKS),
+    "virtual_tokens": PROMPTS,
+    "text": ("prefix", "prompt"),
+    "hidden": ("p_tuning",),
+}
+"""Which kinds of `Method` have a field."""
 
-    kind: Literal["full", "lora", "qlora"] = "full"
+
+class Method(Settings):
+    """Which weights are trained, by one word; each field belongs to some kinds (`METHOD_FIELDS`).
+
+    full; bitfit: biases alone (Ben Zaken et al. 2021, arXiv:2106.10199); lora: low-rank adapters (Hu et al. 2021,
+    arXiv:2106.09685); qlora: those on 4 bits (Dettmers et al. 2023, arXiv:2305.14314); adalora: ranks that go where
+    they matter (Zhang et al. 2023, arXiv:2303.10512); houlsby, pfeiffer: bottleneck adapters (Houlsby et al. 2019,
+    arXiv:1902.00751; Pfeiffer et al. 2020, arXiv:2005.00247); prefix (Li & Liang 2021, arXiv:2101.00190); prompt
+    (Lester et al. 2021, arXiv:2104.08691); p_tuning (Liu et al. 2021, arXiv:2103.10385); ia3 (Liu et al. 2022,
+    arXiv:2205.05638).
+    """
+
+    kind: MethodKind = "full"
     r: Count = 128
+    """Rank; of adalora the mean rank at the end."""
     alpha: Positive | None = None
-    """None is 2 r, or r with rsLoRA."""
-    rslora: bool = False
-    dropout: Share = 0.0
+    """The adapter counts alpha / r times; None is 2 r, or r with rsLoRA."""
     targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    dropout: Share = 0.0
+    rslora: bool = False
+    """Counts alpha / √r times, so that large ranks learn (Kalajdzievski 2023, arXiv:2312.03732)."""
+    dora: bool = False
+    """Directions and magnitudes apart (Liu et al. 2024, arXiv:2402.09353)."""
+    ranks: dict[str, Count] = {}
+    """Other ranks by the end of a layer's name: {q_proj: 16, "layers.0.mlp.up_proj": 8}."""
+    alphas: dict[str, Positive] = {}
+    """Other alphas in the same way."""
+    init: Literal["zero", "pissa"] = "zero"
+    """zero: adapters begin as nothing. pissa: with the largest singular vectors (Meng et al. 2024, arXiv:2404.02948);
+    written as a plain adapter of twice the rank, that fits the untouched base."""
+    double_quantisation: bool = True
+    """Scales of the 4-bit weights in 8 bits: 0.37 bits a weight less."""
+    compute: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """What 4-bit weights are multiplied in; auto is the stage's precision."""
+    start_r: Count | None = None
+    """Rank at the beginning, which is pruned to `r`; None is half as much again."""
+    begin: Share = 0.1
+    """Share of the steps before pruning begins."""
+    settle: Share = 0.3
+    """Share of the steps after pruning has ended."""
+    every: Count = 1
+    """Steps between two prunings."""
+    orthogonal: Annotated[float, Field(ge=0.0)] = 0.5
+    """Weight of the pull that keeps singular vectors orthogonal."""
+    reduction: Count = 16
+    """The model's width over the bottleneck's."""
+    activation: Literal["relu", "gelu", "silu"] = "relu"
+    virtual_tokens: Count = 20
+    text: str | None = None
+    """What virtual tokens begin as: so many tokens of this text, over and over; None is words drawn at random."""
+    hidden: Count = 128
+    """Width of the network that makes the virtual tokens."""
+
+    @property
+    def leaves_adapter(self) -> bool:
+        """Whether the result has an adapter: of peft, or of ours for bottlenecks."""
+        return self.kind not in WHOLE
+
+    @property
+    def merges(self) -> bool:
+        """Whether the result is one plain model; otherwise it is the model it began from and the adapter beside it."""
+        return self.kind not in (*BOTTLENECKS, *PROMPTS)
+
+    def rank_of(self, name: str) -> int:
+        """The rank of a layer's adapter while it is trained."""
+        if self.kind == "adalora":
+            return self.start_r if self.start_r is not None else -(-3 * self.r // 2)
+        return next((rank for end, rank in self.ranks.items() if f".{name}".endswith(f".{end}")), self.r)
+
+    def foreign(self) -> list[str]:
+        """Fields that were set and belong to other kinds."""
+        return [name for name in METHOD_FIELDS if name in self.model_fields_set and not self.has(name)]
+
+    def has(self, name: str) -> bool:
+        """Whether a field belongs to this kind."""
+        return self.kind in METHOD_FIELDS[name]
+
+    @model_serializer(mode="wrap")
+    def _own_fields(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What belongs to the kind: the rest decides nothing."""
+        return {name: value for name, value in serialise(self).items() if name == "kind" or self.has(name)}
 
 
 class Warming(Settings):
@@ -364,6 +466,9 @@ class Recipe(Settings):
     base: str = "packaged"
     """GGUF file, folder with safetensors, OWNER/NAME of the hub, or a model of the registry."""
     seed: int = 0
+    serve: Literal["vllm", "vllm-adapter"] | None = None
+    """Where the result will run, so that the plan refuses what would be refused there: vllm serves a whole model,
+    vllm-adapter an adapter by name on the base that many share."""
     root: Path
     """Where relative paths begin; in the file relative to the file, here absolute."""
     data: dict[str, Source]

@@ -289,7 +289,7 @@ _IN_THE_FILE: Mapping[str, str] = {"start": "from", "end": "to"}
 """Fields whose word in the file is a keyword of Python."""
 _SHORT_FORMS: Mapping[str, str] = {
     "lr": "a number or keys with values (peak, curve …)",
-    "method": "full, lora, qlora, or as in {lora: {r: 64}}",
+    "method": "a method like lora, or as in {lora: {r: 64}}",
     "mix": "a share from 0 to 1, {from: …, to: …}, or rest",
 }
 """What may be written for fields that understand more than one form; of `mix` it is what stands for a source."""

@@ -8,7 +8,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from adapt.corpus.shares import share_at
-from adapt.recipe import Dapt, Method, Mixture, Recipe, Sft, Source, Tapt, Training, Vocabulary
+from adapt.recipe import (
+    LOW_RANK,
+    METHOD_FIELDS,
+    PROMPTS,
+    Dapt,
+    Method,
+    Mixture,
+    Recipe,
+    Sft,
+    Source,
+    Tapt,
+    Training,
+    Vocabulary,
+)
 from eval.runs.plain_yaml import hint
 from retrieval.errors import UsageError
 
@@ -48,6 +61,7 @@ def problems_of(recipe: Recipe) -> Iterator[Problem]:
         else:
             found = _training(settings, recipe)
         yield from (problem.below(key) for problem in found)
+    yield from _serving(recipe)
     yield from _gates(recipe)
 
 
@@ -169,6 +183,10 @@ def _order(recipe: Recipe) -> Iterator[Problem]:
         elif kind in ("dapt", "tapt") and "sft" in kinds[:place]:
             why = "raw text would unlearn how to answer"
             yield Problem(key, f"{kind} comes after sft, but {why}", f"put {kind} first")
+    for place, stage in enumerate(recipe.stages[:-1]):
+        if not isinstance(stage.settings, Vocabulary) and not stage.settings.method.merges:
+            said = f"{stage.settings.method.kind} leaves an adapter beside the model, from which no stage can go on"
+            yield Problem(("stages", place, stage.kind, "method"), said, "make it the last stage, or use lora")
 
 
 def _vocabulary(settings: Vocabulary, recipe: Recipe) -> Iterator[Problem]:
@@ -266,31 +284,82 @@ def _moment(time: float) -> str:
 
 def _method(settings: Training) -> Iterator[Problem]:
     method, kind = settings.method, settings.method.kind
-    if kind == "full":
-        for name in ("r", "alpha", "rslora", "dropout", "targets"):
-            if name in method.model_fields_set:
-                said = f"'{name}' is of adapters, and all weights are trained"
-                yield Problem(("method",), said, f"remove it, or write {{lora: {{{name}: …}}}}")
-    else:
+    for name in method.foreign():
+        having = METHOD_FIELDS[name]
+        said = f"'{name}' does not belong to {kind}; {', '.join(having)} {'has' if len(having) == 1 else 'have'} it"
+        yield Problem(("method",), said, f"remove it, or write {{{having[0]}: {{{name}: …}}}}")
+    if kind in LOW_RANK:
         yield from _targets(method)
+    yield from _method_values(method)
     if kind != "full" and settings.expand is not None:
-        why = "4-bit weights cannot be copied into layers" if kind == "qlora" else "an adapter alone would train them"
+        why = {"qlora": "4-bit weights cannot be copied into layers"}.get(kind, f"{kind} alone would train them")
         yield Problem(
             ("expand",), f"new layers do not go with {kind}: {why}", "use the method full, or leave out expand"
         )
-    for name in ("l2sp", "ewc"):
-        if kind != "full" and getattr(settings.keep, name) is not None:
-            said = f"{name} pulls the weights back, but {kind} leaves them as they are: they have no gradients"
-            yield Problem(("keep", name), said, "use the method full, or leave it out")
-    if kind != "full" and settings.freeze != type(settings.freeze)():
-        said = f"{kind} freezes all of the model's own weights already"
-        yield Problem(("freeze",), said, "choose the adapter's layers with method targets, or leave it out")
+    if method.leaves_adapter:
+        for name in ("l2sp", "ewc"):
+            if getattr(settings.keep, name) is not None:
+                said = f"{name} pulls the weights back, but {kind} leaves them as they are: they have no gradients"
+                yield Problem(("keep", name), said, "use the method full, or leave it out")
+        if settings.freeze != type(settings.freeze)():
+            said = f"{kind} freezes all of the model's own weights already"
+            remedy = "choose the adapter's layers with method targets, or leave it out"
+            yield Problem(("freeze",), said, remedy if kind in LOW_RANK else "leave it out")
+    if kind in PROMPTS and settings.keep.kl is not None:
+        said = f"{kind} leaves the model as it is: without its virtual tokens nothing is forgotten"
+        yield Problem(("keep", "kl"), said, "leave it out")
+    if kind == "prefix" and settings.activation_checkpointing:
+        said = "activations of a prefix cannot be computed again: its keys and values would be added a second time"
+        yield Problem(("activation_checkpointing",), said, "leave it out, or use prompt or lora")
     freeze = settings.freeze
     if freeze.unfreeze and not freeze.layers:
         yield Problem(("freeze", "unfreeze"), "no layer is frozen that could join later", "set freeze.layers")
     if settings.expand is not None and settings.expand.only_new and (freeze.layers or freeze.embeddings):
         said = "only the new layers are trained, so that all others are frozen already"
         yield Problem(("freeze",), said, "leave out freeze, or set expand.only_new to false")
+
+
+def _method_values(method: Method) -> Iterator[Problem]:
+    key: Key = ("method",)
+    if method.init == "pissa" and method.dora:
+        said = "a DoRA adapter that began as PiSSA cannot be written as one that fits the base"
+        yield Problem(key, said, "leave out dora or init")
+    for name in ("ranks", "alphas"):
+        for layer in getattr(method, name):
+            if layer.rpartition(".")[2] == "lm_head" or not re.fullmatch(r"[\w.]{1,80}", layer):
+                yield Problem((*key, name), f"{layer[:60]!r} names no layer with an adapter", "write names like q_proj")
+    if method.kind == "adalora":
+        if method.rank_of("") <= method.r:
+            said = f"ranks are pruned from {method.rank_of('')} to {method.r}, which is no less"
+            yield Problem((*key, "start_r"), said, "set a larger start_r")
+        if method.begin + method.settle >= 1:
+            said = f"begin and settle take {method.begin + method.settle:.0%} of the steps and leave none to prune in"
+            yield Problem(key, said, "make them smaller")
+    if method.text is not None and not method.text.strip():
+        yield Problem((*key, "text"), "is empty", "write what the virtual tokens begin as, or leave it out")
+
+
+def _serving(recipe: Recipe) -> Iterator[Problem]:
+    """What the last training leaves must be what `serve` wants to run."""
+    from adapt.serving_limits import refused_by_vllm
+
+    trained = [
+        (place, stage) for place, stage in enumerate(recipe.stages) if not isinstance(stage.settings, Vocabulary)
+    ]
+    if recipe.serve is None or not trained:
+        return
+    place, stage = trained[-1]
+    assert not isinstance(stage.settings, Vocabulary)
+    key, method = ("stages", place, stage.kind, "method"), stage.settings.method
+    if recipe.serve == "vllm":
+        if not method.merges:
+            said = f"{method.kind} leaves an adapter that cannot be merged, and vLLM serves none of its kind"
+            yield Problem(key, said, "use lora, or leave out serve and run the result with the local engine")
+        return
+    if not method.leaves_adapter:
+        yield Problem(key, f"{method.kind} leaves no adapter to serve", "use lora, or write serve: vllm")
+    for reason in refused_by_vllm(method) if method.leaves_adapter else ():
+        yield Problem(key, f"vLLM would refuse the adapter: {reason}", "use plain lora, or write serve: vllm")
 
 
 def _targets(method: Method) -> Iterator[Problem]:

@@ -39,7 +39,8 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StageResult:
-    """A stage as it stands on disk. `skipped` tells that an earlier run had finished it; `model` is its result."""
+    """A stage as it stands on disk. `skipped` tells that an earlier run had finished it; `model` is its result, under
+    `adapter` where that cannot be merged."""
 
     name: str
     kind: str
@@ -52,6 +53,7 @@ class StageResult:
     settings: dict[str, Any] = field(default_factory=dict)
     measured: "Measurement | None" = None
     gates: "tuple[GateResult, ...]" = ()
+    adapter: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -233,7 +235,7 @@ class _Run:
     ) -> StageResult | None:
         from adapt.training.bases import weights_hash
 
-        known = self._finished(folder, key)
+        known = self._finished(folder, key, model)
         if known is None or again:
             if again or not _begun(folder, key):
                 clear(folder)
@@ -246,7 +248,8 @@ class _Run:
             known = {
                 "seconds": time.monotonic() - began,
                 "facts": outcome.facts,
-                "model": outcome.model.name,
+                "model": outcome.model.name if outcome.adapter is None else None,
+                "adapter": outcome.adapter.name if outcome.adapter is not None else None,
                 "sha256": weights_hash(outcome.model, cache=self.cache),
             }
             write_json(folder / STAGE, {"kind": stage.kind, "key": key, "finished": now(), **known})
@@ -254,8 +257,9 @@ class _Run:
         else:
             _LOG.info("stage %s was finished before", name)
             skipped = True
-        result = folder / str(known["model"])
-        measured = self._measure(name, result)
+        adapter = folder / Path(str(known["adapter"])).name if known.get("adapter") else None
+        result = model if adapter is not None else folder / str(known["model"])
+        measured = self._measure(name, result, adapter)
         self.measured[name] = measured
         gates = self._judged(stage.kind, measured)
         return StageResult(
@@ -270,19 +274,26 @@ class _Run:
             settings=stage.settings.model_dump(mode="json"),
             measured=measured,
             gates=gates,
+            adapter=adapter,
         )
 
-    def _finished(self, folder: Path, key: str) -> dict[str, Any] | None:
+    def _finished(self, folder: Path, key: str, before: Path) -> dict[str, Any] | None:
         """What a finished stage said of itself; None where it is another's, unfinished, or its model is not whole."""
         from adapt.training.bases import weights_hash
+        from adapt.training.checkpoints import whole
 
         if not (folder / STAGE).is_file():
             return None
         known = read_json(folder / STAGE)
         if known.get("key") != key or not known.get("finished"):
             return None
+        adapter = known.get("adapter")
+        if adapter and whole(folder / Path(str(adapter)).name) is None:
+            _LOG.warning("the adapter of %s is not what was written; the stage is done again", folder.name)
+            return None
         try:
-            found = weights_hash(folder / Path(str(known.get("model"))).name, cache=self.cache)
+            result = before if adapter else folder / Path(str(known.get("model"))).name
+            found = weights_hash(result, cache=self.cache)
         except FathomError as error:
             _LOG.warning("the result of %s is gone (%s); the stage is done again", folder.name, error)
             return None
@@ -291,7 +302,7 @@ class _Run:
             return None
         return known
 
-    def _measure(self, label: str, model: Path) -> "Measurement":
+    def _measure(self, label: str, model: Path, adapter: Path | None = None) -> "Measurement":
         from adapt.evidence.measuring import measure
 
         wanted = self.recipe.measure.on
@@ -313,6 +324,7 @@ class _Run:
             cache=self.cache,
             seed=self.recipe.seed,
             progress=self.progress,
+            adapter=adapter,
         )
 
     def _form(self) -> "ChatForm":
@@ -336,17 +348,22 @@ class _Run:
         self._note(status=status, finished=now())
         failed = tuple(gate for result in self.results for gate in result.gates if not gate.passed)
         entry = self._registered(name) if status == FINISHED and self.results else None
+        if entry is None and status == FINISHED and self.results:
+            _LOG.warning("%s is an adapter by itself and was not registered", self.results[-1].adapter)
         if entry is not None:
             self._note(model=entry.name)
         report = self._report(name, status) if self.measured else None
         return RunResult(self.folder, name, status, tuple(self.results), self.measured.get(BASE), entry, report, failed)
 
-    def _registered(self, name: str) -> "Entry":
+    def _registered(self, name: str) -> "Entry | None":
+        """None for an adapter that cannot be merged, which is no model by itself."""
         from adapt.evidence.changes import figures_with_changes
         from adapt.registry import register
 
         last = self.results[-1]
         assert last.measured is not None
+        if last.adapter is not None:
+            return None
         return register(
             self.workspace / "models",
             name,

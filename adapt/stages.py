@@ -53,10 +53,12 @@ class Surroundings:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage left. `model` is None where it was stopped before its end; what it has done is kept."""
+    """What a stage left. `model` is None where it was stopped before its end; what it has done is kept. `adapter` is
+    set where the result is an adapter that cannot be merged: `model` is then the one that the stage began with."""
 
     model: Path | None
     facts: dict[str, Any] = field(default_factory=dict)
+    adapter: Path | None = None
 
 
 def sources_of(stage: Stage) -> tuple[str, ...]:
@@ -164,7 +166,7 @@ def _train(settings: Dapt | Tapt | Sft, model: Path, folder: Path, around: Surro
         "metrics": result.metrics.name,
         "adapter": result.adapter.name if result.adapter else None,
     }
-    return Outcome(result.model, facts)
+    return Outcome(result.model, facts, None if settings.method.merges else result.adapter)
 
 
 def order_of(

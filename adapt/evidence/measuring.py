@@ -20,7 +20,7 @@ from adapt.recipe import Measure
 from eval.choices import ChoicesPart
 from eval.figures.statistics import Estimate, clusters_of, estimates, table_of
 from eval.language import LanguagePart
-from eval.models.language_models import locate
+from eval.models.language_models import locate, place_hash
 from eval.runs.parts import PartFolder, Progress, Record, Tools, read_records
 from eval.runs.run_folder import read_json, write_json
 from retrieval.errors import DamagedError, UsageError
@@ -151,20 +151,22 @@ def measure(
     progress: Progress,
     precision: str = "auto",
     root: Path | None = None,
+    adapter: Path | None = None,
     chats: Mapping[str, Path] | None = None,
     form: ChatForm | None = None,
 ) -> Measurement:
     """Bits and tokens per byte of `texts` by label, the multiple-choice questions and the samples of `measure`; of the
     held-out conversations of `chats` by label, written in `form`, the loss of the answers, and samples of answers.
 
-    `model` is whatever `locate` understands. Paths in `measure` are taken from `root`. `precision` "auto" is
-    `measuring_precision()`: the same one must be used for all that is compared. What `folder` holds of this very model,
-    these texts and settings is kept: a finished measurement costs no load of the model, a killed one goes on.
+    `model` is whatever `locate` understands, measured under `adapter` if one is named. Paths in `measure` are taken
+    from `root`. `precision` "auto" is `measuring_precision()`: the same one must be used for all that is compared. What
+    `folder` holds of this very model, these texts and settings is kept: a finished measurement costs no load of the
+    model, a killed one goes on.
 
     Raises UsageError, ReadingError, MissingError, DamagedError; FathomError where questions fail one after the other.
     """
     held = HeldOut.of(chats, limit_bytes=measure.limit_bytes, seed=seed) if chats and form is not None else None
-    plan = _Plan.of(model, label, texts, measure, cache, seed, precision, root, held, form)
+    plan = _Plan.of(model, label, texts, measure, cache, seed, precision, root, adapter, held, form)
     if (folder / FILE).is_file():
         try:
             done = Measurement.open(folder)
@@ -266,11 +268,10 @@ class _Plan:
         seed: int,
         precision: str,
         root: Path | None,
+        adapter: Path | None,
         held: HeldOut | None,
         form: ChatForm | None,
     ) -> "_Plan":
-        from retrieval.embedding.model_files import ModelFiles, weights_hash
-
         name = str(model)
         everything = dict(texts)
         for more, path in measure.texts.items():
@@ -283,8 +284,8 @@ class _Plan:
             )
         if not everything and measure.choices is None and held is None:
             raise UsageError("nothing to measure on: no source has held-out documents, and measure names no text")
-        place = locate(name)
-        weights = weights_hash(ModelFiles(place.name, place.folder, place.files), cache)
+        place = locate(name, adapter)
+        weights = place_hash(place, cache)
         parts: dict[str, Part] = {}
         data: dict[str, str] = {}
         nothing = Tools(cache=cache)

@@ -1,5 +1,5 @@
-"""`python -m adapt.experiments forgetting|gpu …`: the measurements of the adaptation, each written where `--out` says.
-On the way it says what it does, through the log.
+"""`python -m adapt.experiments forgetting|methods|gpu …`: the measurements of the adaptation, each written where
+`--out` says. On the way it says what it does, through the log.
 """
 
 import argparse
@@ -11,6 +11,9 @@ from pathlib import Path
 from adapt.experiments.forgetting_rows import Weights, rows_of
 from adapt.experiments.forgetting_table import TABLE_MARKDOWN, Stages, fill_table
 from adapt.experiments.gpu_rows import ATTENTION, MODELS, Work, measure_rows
+from adapt.experiments.methods_rows import method_rows
+from adapt.experiments.methods_table import TABLE_MARKDOWN as METHODS_TABLE
+from adapt.experiments.methods_table import fill_methods
 from adapt.experiments.recipe_stages import RecipeStages
 from adapt.recipe import Dapt, Recipe
 from adapt.recipe_file import load_recipe
@@ -60,6 +63,30 @@ def gpu(options: argparse.Namespace) -> Path:
     return out
 
 
+def methods(options: argparse.Namespace) -> Path:
+    """Every method of tuning on one small task. Returns the table's file."""
+    from adapt.training.bases import base_folder
+    from eval.runs.run_folder import read_json
+
+    recipe = load_recipe(options.recipe, root=options.root, settings=dict(_pair(word) for word in options.set))
+    found = [stage.settings for stage in recipe.stages if isinstance(stage.settings, Dapt)]
+    if not found:
+        raise UsageError(f"the recipe '{recipe.name}' has no dapt stage to change the method of")
+    cache = options.cache or EmbeddingSettings().cache_folder()
+    layers = int(read_json(base_folder(recipe.base, cache=cache) / "config.json")["num_hidden_layers"])
+    questions = options.questions or recipe.root / "handbook" / "questions.jsonl"
+    fill_methods(
+        recipe,
+        method_rows(found[0], layers=layers, only=options.rows),
+        questions=questions if questions.is_file() else None,
+        out=options.out,
+        cache=cache,
+        progress=_log_progress,
+    )
+    out: Path = options.out
+    return out / METHODS_TABLE
+
+
 def options_of(words: Sequence[str]) -> argparse.Namespace:
     """The words of the command line. Raises SystemExit for words that it does not know."""
     parser = argparse.ArgumentParser(prog="python -m adapt.experiments", description="Measurements of the adaptation.")
@@ -77,6 +104,16 @@ def options_of(words: Sequence[str]) -> argparse.Namespace:
     table.add_argument("--limit-bytes", type=_count, default=100_000, help="of each held-out text, about")
     for name in ("kl", "l2sp", "ewc"):
         table.add_argument(f"--{name}", type=_positive, default=getattr(strengths, name), help="if the recipe has none")
+    tuning = commands.add_parser("methods", help="every method of tuning on one small task, side by side")
+    tuning.add_argument("--recipe", type=Path, required=True)
+    tuning.add_argument("--out", type=Path, required=True, help="folder of the table; finished rows there are kept")
+    tuning.add_argument("--root", type=Path, help="where paths of the recipe begin")
+    tuning.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    tuning.add_argument("--cache", type=Path, help="folder of prepared texts and models")
+    tuning.add_argument("--rows", nargs="*", default=[], help="names of rows; all by default")
+    tuning.add_argument(
+        "--questions", type=Path, help="JSON lines of questions with answers; the handbook's by default"
+    )
     card = commands.add_parser("gpu", help="tokens a second, peak memory and MFU of full, LoRA and NF4")
     card.add_argument("--out", type=Path, required=True, help="JSON file")
     card.add_argument("--models", nargs="+", default=["qwen3-4b"], help=f"{', '.join(MODELS)}, or a config.json")
@@ -96,7 +133,7 @@ def main(words: Sequence[str]) -> int:
     """Run a command; its exit status."""
     options = options_of(words)
     try:
-        path = {"forgetting": forgetting, "gpu": gpu}[options.command](options)
+        path = {"forgetting": forgetting, "gpu": gpu, "methods": methods}[options.command](options)
     except FathomError as error:
         _LOG.error("%s", error)
         return error.exit_code

@@ -72,7 +72,9 @@ class TrainingJob:
 @dataclass(frozen=True)
 class TrainingResult:
     """What came out. `model` is a full model folder with its tokenizer, None where the training was stopped before its
-    end; `adapter` the adapter's folder, for LoRA and QLoRA. `seconds` are those of training, over all sessions."""
+    end; `adapter` the folder of what a method added. Where the two cannot be merged (`Method.merges`) `model` is the
+    one the stage began with, and the result is that under `adapter`. `seconds` are those of training, over all
+    sessions."""
 
     model: Path | None
     adapter: Path | None

@@ -144,6 +144,7 @@ def attach(model: Any) -> Callable[[], None]:
         told = {key: value for key, value in options.items() if value is not None}
         told = {key: value for key, value in told.items() if key not in ("labels", "return_dict", "use_cache")}
         hidden = model.base_model(input_ids=input_ids, use_cache=False, **told).last_hidden_state
+        hidden = hidden[:, -targets.shape[1] :]  # virtual tokens stand before the text and have nothing to predict
         head = model.get_output_embeddings()
         here = targets != IGNORED
         places = hidden[here]

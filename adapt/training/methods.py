@@ -1,6 +1,6 @@
-"""A model folder and a method (full, LoRA, QLoRA) → a model ready to be trained; and the trained one → a model folder.
+"""A model folder and a method → a model ready to be trained; and the trained one → a model folder or an adapter's.
 
-It knows no rows, no loss and no loop.
+What each method adds to a model is in adapt/training/adapters. It knows no rows, no loss and no loop.
 """
 
 import json
@@ -10,14 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from adapt.recipe import Method, Training
+from adapt.recipe import BOTTLENECKS, LOW_RANK, PROMPTS, Method, Training
+from adapt.training.adapters.adalora import under_adalora
+from adapt.training.adapters.bottlenecks import shape_for, under_bottleneck
+from adapt.training.adapters.low_rank import beginning, prepare_four_bits, save_plain, under_low_rank
+from adapt.training.adapters.own_weights import biases_alone, under_ia3
+from adapt.training.adapters.prompts import under_prompt
 from adapt.training.arguments import attention
+from eval.models.adapter_base import FourBits
 from eval.models.language_models import load_parts, locate
-from eval.runs.run_folder import write_json
 from retrieval.errors import UsageError
 
-BASE_FACTS = "fathom.json"
-"""In an adapter's folder: which base it was made on, by hash."""
 _BESIDE = re.compile(
     r"(tokenizer.*|vocab\.(json|txt)|merges\.txt|special_tokens_map\.json|added_tokens\.json|spiece\.model"
     r"|chat_template.*|generation_config\.json)"
@@ -50,20 +53,34 @@ def precision_of(settings: Training) -> str:
 def load_model(folder: Path, settings: Training, *, precision: str, cache: Path) -> tuple[Any, Any]:
     """Model and tokenizer, weights not yet under an adapter.
 
-    Full training keeps the weights in fp32 whatever it computes in: a step of 1e-5 is lost in bf16, which has 8 bits.
-    Weights that an adapter leaves alone are held in what is computed with, or in 4 bits. Raises MissingError,
-    UsageError or DamagedError.
+    Training of the model's own weights keeps them in fp32 whatever it computes in: a step of 1e-5 is lost in bf16,
+    which has 8 bits. Weights that an adapter leaves alone are held in what is computed with, or in 4 bits. Raises
+    MissingError, UsageError or DamagedError.
     """
-    held = {"full": "fp32", "lora": precision, "qlora": "nf4"}[settings.method.kind]
-    model, tokenizer, _ = load_parts(locate(str(folder), download=False), cache=cache, device=device(), precision=held)
+    method = settings.method
+    held = "nf4" if method.kind == "qlora" else precision if method.leaves_adapter else "fp32"
+    model, tokenizer, _ = load_parts(
+        locate(str(folder), download=False),
+        cache=cache,
+        device=device(),
+        precision=held,
+        four_bits=four_bits_of(method, precision),
+    )
     wish = attention(settings.trainer)
     if wish is not None:
         try:
             model.set_attn_implementation(wish)
         except (ImportError, ValueError) as error:
             raise UsageError(f"attention '{wish}' does not run here: {str(error).splitlines()[0][:200]}") from error
-    model.requires_grad_(settings.method.kind == "full")
+    model.requires_grad_(method.kind == "full")
     return model, tokenizer
+
+
+def four_bits_of(method: Method, precision: str) -> FourBits | None:
+    """How a method holds weights in 4 bits, where it does."""
+    if method.kind != "qlora":
+        return None
+    return FourBits(method.double_quantisation, precision if method.compute == "auto" else method.compute)
 
 
 def is_flat(model: Any) -> bool:
@@ -71,66 +88,98 @@ def is_flat(model: Any) -> bool:
     return str(model.config._attn_implementation).startswith("flash_attention")
 
 
-def under_adapter(model: Any, method: Method, *, activation_checkpointing: bool) -> Any:
-    """The model with an untrained adapter, alone trainable (QLoRA: Dettmers et al. 2023, arXiv:2305.14314).
+def under_adapter(
+    model: Any, method: Method, *, activation_checkpointing: bool, steps: int = 1, tokenizer: Any = None
+) -> Any:
+    """The model with what a method adds to it, untrained and alone trainable; with bitfit its biases.
 
-    Raises UsageError for names of layers that are not there.
+    `steps` (of the optimizer) are adalora's, the model's `tokenizer` is for virtual tokens. Raises UsageError where the
+    method does not fit the model.
     """
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-
-    if method.kind == "qlora":
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=activation_checkpointing)
-    alpha = method.alpha if method.alpha is not None else (1 if method.rslora else 2) * method.r
-    if method.targets != "all-linear" and any(name.split(".")[-1] == "lm_head" for name in method.targets):
-        raise UsageError("an adapter on lm_head is not trained by a loss that reads its weights; leave it out")
-    config = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=method.r,
-        lora_alpha=alpha,
-        use_rslora=method.rslora,
-        lora_dropout=method.dropout,
-        target_modules=method.targets if isinstance(method.targets, str) else list(method.targets),
-    )
+    kind = method.kind
+    if kind == "qlora":
+        model = prepare_four_bits(model, activation_checkpointing=activation_checkpointing)
+    if kind in LOW_RANK and not isinstance(method.targets, str):
+        if any(name.split(".")[-1] == "lm_head" for name in method.targets):
+            raise UsageError("an adapter on lm_head is not trained by a loss that reads its weights; leave it out")
     try:
-        return get_peft_model(model, config)
+        if kind in ("lora", "qlora"):
+            return under_low_rank(model, method)
+        if kind == "adalora":
+            return under_adalora(model, method, steps=steps)
+        if kind == "ia3":
+            return under_ia3(model)
+        if kind in PROMPTS:
+            return under_prompt(model, method, tokenizer)
     except ValueError as error:
         raise UsageError(f"the adapter does not fit the model: {str(error).splitlines()[0][:300]}") from error
+    if kind in BOTTLENECKS:
+        return under_bottleneck(model, method)
+    return biases_alone(model) if kind == "bitfit" else model
 
 
 def save_model(model: Any, folder: Path, *, like: Path, state: Mapping[str, Any] | None = None) -> None:
-    """Weights and config of a model (or of its adapter) into a folder, with tokenizer, chat template and generation
-    settings as they are in the model folder `like`. `state` are whole weights where the model's are sharded. Raises
-    OSError."""
+    """Weights and config of a model into a folder, with tokenizer, chat template and generation settings as they are in
+    the model folder `like`. `state` are whole weights where the model's are sharded. Raises OSError."""
     model.save_pretrained(folder, safe_serialization=True, **({} if state is None else {"state_dict": dict(state)}))
-    (folder / "README.md").unlink(missing_ok=True)  # peft's, all blanks
+    _copy_words(folder, like)
+
+
+def save_adapter(
+    model: Any,
+    folder: Path,
+    method: Method,
+    *,
+    like: Path,
+    began: Mapping[str, Any],
+    state: Mapping[str, Any] | None = None,
+) -> None:
+    """What `under_adapter` put on the model `like` into a folder, with that one's tokenizer. `began` is what
+    `beginning_of` said, `state` as for `save_model`. Raises OSError."""
+    if method.kind in BOTTLENECKS:
+        from eval.models import bottleneck
+
+        networks = (state if state is not None else model.state_dict()).items()
+        inside = f"{bottleneck.ATTRIBUTE}."
+        weights = {name.removeprefix(inside): value for name, value in networks if name.startswith(inside)}
+        bottleneck.save(folder, shape_for(model, method), weights, base=str(like))
+    elif method.kind == "lora" and method.init == "pissa":
+        save_plain(model, folder, began, state=state)
+    else:
+        model.save_pretrained(folder, safe_serialization=True, **({} if state is None else {"state_dict": dict(state)}))
+        (folder / "README.md").unlink(missing_ok=True)  # peft's, all blanks
+    _copy_words(folder, like)
+
+
+def beginning_of(model: Any, method: Method) -> dict[str, Any]:
+    """What `save_adapter` must know of an adapter before it is trained: its weights for PiSSA, else nothing."""
+    return beginning(model) if method.kind == "lora" and method.init == "pissa" else {}
+
+
+def _copy_words(folder: Path, like: Path) -> None:
     for file in sorted(like.iterdir()):
         if file.is_file() and _BESIDE.fullmatch(file.name):
             shutil.copyfile(file, folder / file.name)
 
 
-def merged(
-    model: Any, job_model: Path, settings: Training, *, cache: Path, state: Mapping[str, Any] | None = None
-) -> Any:
-    """The full model that an adapter makes of its base. `state` are whole weights where the model's are sharded.
+def merged(adapter: Path, model: Path, settings: Training, *, precision: str, cache: Path) -> Any:
+    """The full model that the adapter in a folder makes of the model folder it was trained on.
 
     QLoRA: of the dequantised base, for which it was trained. KL(trained ‖ merged) was -4e-8 so, 1e-4 on the original
-    weights. LoRA: on the weights as they are stored, in fp32.
+    weights. All others: on the weights as they are stored, in fp32.
     """
-    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from peft import PeftModel
 
-    adapter = get_peft_model_state_dict(model, state_dict=None if state is None else dict(state))
-    adapter = {name: value.cpu() for name, value in adapter.items()}
-    place = locate(str(job_model), download=False)
+    place = locate(str(model), download=False)
     if settings.method.kind == "qlora":
         # The model in training cannot be dequantised itself: peft's layers would still look for 4 bits (0.21).
-        fresh, _, _ = load_parts(place, cache=cache, device=device(), precision="nf4")
+        fresh, _, _ = load_parts(
+            place, cache=cache, device=device(), precision="nf4", four_bits=four_bits_of(settings.method, precision)
+        )
         fresh = fresh.dequantize().float().cpu()
     else:
         fresh, _, _ = load_parts(place, cache=cache, device="cpu", precision="fp32")
-    plain = settings.method.model_copy(update={"kind": "lora"})
-    again = under_adapter(fresh, plain, activation_checkpointing=False)
-    set_peft_model_state_dict(again, adapter)
-    return again.merge_and_unload()
+    return PeftModel.from_pretrained(fresh, str(adapter), use_safetensors=True).merge_and_unload()
 
 
 def stored_dtype(folder: Path) -> str:
@@ -154,8 +203,3 @@ def _narrow(like: Path) -> Any:
     import torch
 
     return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(stored_dtype(like), torch.float32)
-
-
-def write_base_facts(adapter: Path, *, base: Path, sha256: str) -> None:
-    """Which base an adapter belongs to. Raises OSError."""
-    write_json(adapter / BASE_FACTS, {"base": str(base), "base_sha256": sha256})

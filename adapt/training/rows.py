@@ -159,6 +159,26 @@ def targets_of(ids: np.ndarray, pieces: Sequence[int] | np.ndarray, learned: np.
     return following
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A document's part of a row, as a row of its own."""
+
+    ids: np.ndarray
+    pieces: np.ndarray
+    source: int
+    learned: np.ndarray | None
+
+
+def parts_of(row: PackedRow) -> Iterator[PackedRow]:
+    """The documents of a row apart."""
+    begin = 0
+    for length in np.asarray(row.pieces, dtype=np.int64).tolist():
+        if length:
+            learned = None if row.learned is None else np.asarray(row.learned)[begin : begin + length]
+            yield _Part(np.asarray(row.ids)[begin : begin + length], np.array([length]), row.source, learned)
+        begin += length
+
+
 @dataclass(frozen=True)
 class Collator:
     """Rows → input_ids, position_ids, targets (rows × longest), numbers and sources of the rows.
@@ -167,13 +187,23 @@ class Collator:
     so on): what attention kernels for sequences of varying length want. Otherwise each row is a row of the batch, and
     transformers reads the documents off the positions: attention over rows of b tokens costs b², over a flat batch of
     n rows (n b)².
+
+    `apart` makes each document's part a line of the batch, without positions, for virtual tokens stand before every
+    line and are added to it once: in a packed row all documents but the first would be without. A step still holds the
+    same tokens.
     """
 
     flat: bool = False
+    apart: bool = False
 
     def __call__(self, rows: Sequence[tuple[int, PackedRow | None]]) -> dict[str, Any]:
         import torch
 
+        if self.apart:
+            lines = [(number, part) for number, row in rows if row is not None for part in parts_of(row)]
+            made = Collator()(lines or [(-1, None)])
+            del made["position_ids"]
+            return made
         numbers = torch.tensor([number for number, _ in rows])
         sources = torch.tensor([-1 if row is None else row.source for _, row in rows])
         if self.flat:

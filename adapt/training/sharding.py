@@ -15,8 +15,12 @@ def require_shardable(settings: Training) -> None:
     """Raises UsageError for what does not go with weights that are shared out."""
     if not settings.trainer.get("fsdp"):
         return
-    if settings.method.kind == "qlora":
+    kind = settings.method.kind
+    if kind == "qlora":
         raise UsageError("4-bit weights are not shared out (fsdp); use lora, or qlora with the whole model on each GPU")
+    if kind not in ("full", "lora") or settings.method.init == "pissa":
+        what = "lora with pissa" if kind == "lora" else kind
+        raise UsageError(f"{what} is not trained with weights that are shared out (fsdp); use full or lora")
     if settings.keep.l2sp is not None or settings.keep.ewc is not None:
         raise UsageError(
             "keep.l2sp and keep.ewc remember weights before they are shared out (fsdp); keep the whole model on each "

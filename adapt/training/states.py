@@ -18,6 +18,9 @@ from adapt.training.sharding import shard_like
 from eval.runs.run_folder import write_json
 from retrieval.errors import DamagedError
 
+TRAINED = "trained.safetensors"
+"""In a checkpoint: weights that are trained, where not all of the model is."""
+
 
 def save_optimizer(state: Mapping[str, Any], stem: Path) -> None:
     """`state` is an optimizer's state_dict. Raises OSError."""
@@ -90,23 +93,36 @@ def load_random(file: Path, rank: int) -> None:
         raise DamagedError(f"{file} holds no state of random numbers ({error}); remove this checkpoint") from error
 
 
+def save_trained(model: Any, folder: Path, whole: Mapping[str, Any] | None = None) -> None:
+    """The weights that are trained, under the names they have in memory: of an adapter exactly what there is of it,
+    where peft would leave out what is pruned now and may come back (AdaLoRA), or write what a network makes and not the
+    network (P-tuning). `whole` are whole weights where the model's are sharded. Raises OSError."""
+    found = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    if whole is not None:
+        found = {name: whole[name] for name in found}
+    save_file({name: weight.detach().cpu().contiguous() for name, weight in found.items()}, folder / TRAINED)
+
+
+def load_trained(model: Any, folder: Path) -> None:
+    """That back into the model, bit for bit. Raises DamagedError where names or shapes are not the model's."""
+    from safetensors.torch import load_file
+
+    stored = load_file(folder / TRAINED)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if not weight.requires_grad:
+                continue
+            if name not in stored or stored[name].shape != weight.shape:
+                raise DamagedError(f"{folder} has no '{name}' of the model's shape; remove this checkpoint")
+            weight.copy_(shard_like(stored[name], weight))
+
+
 def load_weights(model: Any, folder: Path) -> None:
-    """Copy what `save_pretrained` wrote of a model (or of its adapter) back into it, bit for bit.
+    """Copy what `save_pretrained` wrote of a model back into it, bit for bit.
 
     By transformers' own loading, since some models are written under other names than they have in memory. Raises
     DamagedError where names or shapes are not the model's.
     """
-    if hasattr(model, "peft_config"):
-        from peft import get_peft_model_state_dict, set_peft_model_state_dict
-        from safetensors.torch import load_file
-
-        own = get_peft_model_state_dict(model)
-        stored = load_file(folder / "adapter_model.safetensors")
-        parts = {name: shard_like(value, own.get(name)) for name, value in stored.items()}
-        told = set_peft_model_state_dict(model, parts)
-        if told.unexpected_keys:
-            raise DamagedError(f"{folder} holds '{told.unexpected_keys[0]}', which the adapter has not")
-        return
     from transformers import AutoModelForCausalLM
 
     stored = AutoModelForCausalLM.from_pretrained(

@@ -7,13 +7,13 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from adapt.recipe import Sft
+from adapt.recipe import PROMPTS, Sft
 from adapt.training.bases import weights_hash
 from adapt.training.checkpoints import Checkpoints, Identity, install, whole
 from adapt.training.job import TrainingJob, TrainingResult, decisive
@@ -30,15 +30,24 @@ RESULT, MODEL, ADAPTER, CHECKPOINTS = "result.json", "model", "adapter", "checkp
 _LOG = logging.getLogger(__name__)
 
 
+Watch = Callable[[Any], None]
+"""Is shown the trainer when its model is trained and, on disk, whole."""
+
+
 def train(
-    job: TrainingJob, *, progress: Progress, stop: threading.Event | None = None, order: RowOrder | None = None
+    job: TrainingJob,
+    *,
+    progress: Progress,
+    stop: threading.Event | None = None,
+    order: RowOrder | None = None,
+    watch: Watch | None = None,
 ) -> TrainingResult:
     """Train, going on from the newest whole checkpoint in `job.folder`; a finished training is handed back at once.
 
     `stop` (or SIGTERM, or Ctrl-C) writes a checkpoint after the step that was finished last and returns with `stopped`.
-    `order` is for rows that no Order on disk holds. Raises UsageError (settings that cannot be, another base, order or
-    settings than the checkpoint's), MissingError, DamagedError, BusyError (another process trains there),
-    TrainingFailed (the loss explodes), DiskFull.
+    `order` is for rows that no Order on disk holds, `watch` for who measures in this process. Raises UsageError
+    (settings that cannot be, another base, order or settings than the checkpoint's), MissingError, DamagedError,
+    BusyError (another process trains there), TrainingFailed (the loss explodes), DiskFull.
     """
     stop = stop or threading.Event()
     processes = _processes(job)
@@ -54,7 +63,7 @@ def train(
     if os.environ.get("RANK", "0") == "0":
         lock = WriterLock(job.folder / ".lock", doing="training", guarded=f"the training in '{job.folder}'")
     try:
-        return train_here(job, progress=progress, stop=stop, order=order)
+        return train_here(job, progress=progress, stop=stop, order=order, watch=watch)
     finally:
         if lock is not None:
             lock.release()
@@ -69,7 +78,12 @@ def _processes(job: TrainingJob) -> int:
 
 
 def train_here(
-    job: TrainingJob, *, progress: Progress, stop: threading.Event, order: RowOrder | None = None
+    job: TrainingJob,
+    *,
+    progress: Progress,
+    stop: threading.Event,
+    order: RowOrder | None = None,
+    watch: Watch | None = None,
 ) -> TrainingResult:
     """`train` in this process, which may be one of several that a launcher started (RANK, WORLD_SIZE)."""
     rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -83,7 +97,7 @@ def train_here(
         checkpoints.clear_leftovers()
     found = checkpoints.newest(tidy=rank == 0)
     shared = _batches(job, order, processes, rank)
-    session = _Session(job, order, shared, identity, checkpoints, found, progress, stop)
+    session = _Session(job, order, shared, identity, checkpoints, found, progress, stop, watch)
     with _stopping_on_signals(stop), quiet():
         return session.run()
 
@@ -112,14 +126,15 @@ def _batches(job: TrainingJob, order: RowOrder, processes: int, rank: int) -> Ba
 
 def _finished(job: TrainingJob, identity: Identity) -> TrainingResult | None:
     """The result of an earlier call, if it is of this very job and its model is whole."""
-    manifest = whole(job.folder / MODEL)
+    merges = job.settings.method.merges
+    manifest = whole(job.folder / (MODEL if merges else ADAPTER))
     if manifest is None or not (job.folder / RESULT).is_file():
         return None
     identity.require_same(manifest, job.folder)
     result = TrainingResult.read(job.folder / RESULT)
     return replace(
         result,
-        model=job.folder / MODEL,
+        model=job.folder / MODEL if merges else job.model,
         adapter=job.folder / ADAPTER if result.adapter else None,
         metrics=job.folder / NAME,
     )
@@ -138,11 +153,13 @@ class _Session:
         found: tuple[Path, dict[str, Any]] | None,
         progress: Progress,
         stop: threading.Event,
+        watch: Watch | None,
     ) -> None:
         from retrieval.embedding.load import EmbeddingSettings
 
         self.job, self.order, self.batches, self.identity = job, order, shared, identity
         self.checkpoints, self.found, self.progress, self.stop = checkpoints, found, progress, stop
+        self.watch = watch
         self.settings = job.settings
         self.cache = job.cache or EmbeddingSettings().cache_folder()
         self.chief = shared.rank == 0
@@ -151,10 +168,11 @@ class _Session:
     def run(self) -> TrainingResult:
         from transformers import set_seed
 
+        from adapt.training.adapters.adalora import RankAllocation
         from adapt.training.arguments import arguments, rates
         from adapt.training.guards import LossGuard, require_rows, require_separate_documents
         from adapt.training.loss import attach
-        from adapt.training.methods import device, is_flat, load_model, precision_of, under_adapter
+        from adapt.training.methods import beginning_of, device, is_flat, load_model, precision_of, under_adapter
         from adapt.training.noise import EmbeddingNoise
         from adapt.training.pulls import Pulls, ask_teacher, hold_back, require_possible, shape
         from adapt.training.rows import Collator, OrderRows
@@ -190,8 +208,16 @@ class _Session:
         attach(model)
         collate = Collator(flat=is_flat(model))
         require_separate_documents(model, self.order, collate, precision=precision, device=device())
-        if settings.method.kind != "full":
-            model = under_adapter(model, settings.method, activation_checkpointing=settings.activation_checkpointing)
+        model = under_adapter(
+            model,
+            settings.method,
+            activation_checkpointing=settings.activation_checkpointing,
+            steps=self.batches.steps,
+            tokenizer=tokenizer,
+        )
+        self.began = beginning_of(model, settings.method)
+        if settings.method.kind in PROMPTS:
+            collate = Collator(apart=True)
         hold_back(model, settings, pulls, job=job, order=self.order, steps=self.batches.steps, **here)
         alpha = settings.neftune if isinstance(settings, Sft) else None
         noise = EmbeddingNoise(model, alpha=alpha, seed=job.seed) if alpha is not None else None
@@ -211,6 +237,8 @@ class _Session:
             checkpoints=self.checkpoints,
             metrics=metrics,
             save=self._save,
+            partly=settings.method.kind != "full",
+            ranks=RankAllocation(model) if settings.method.kind == "adalora" else None,
             minutes=settings.checkpoint_minutes,
             every=settings.checkpoint_steps,
             stop=self.stop,
@@ -246,33 +274,45 @@ class _Session:
         return {"eos_token_id": read_json(self.job.tokenizer / "generation_config.json")["eos_token_id"]}
 
     def _write_result(self, trainer: Any) -> None:
-        """The full model, and the adapter beside it."""
-        from adapt.training.methods import merged, narrowed, narrowed_state, write_base_facts
+        """The full model, where there is one, and the adapter beside it."""
+        from adapt.training.methods import merged, narrowed, narrowed_state, precision_of
         from adapt.training.sharding import whole_weights
 
         self.progress("writing the model", 0, 1)
+        job, method = self.job, self.settings.method
         model = trainer.accelerator.unwrap_model(trainer.model)
         state = whole_weights(model, keep=self.chief)  # all processes take part
         if self.chief:
             facts = {"step": trainer.state.global_step, **self.identity.facts()}
-            if self.settings.method.kind != "full":
-
-                def fill(new: Path) -> None:
-                    self._save(model, new, state)
-                    write_base_facts(new, base=self.job.model, sha256=self.identity.model)
-
-                install(self.job.folder / ADAPTER, fill, facts)
-                model = merged(model, self.job.model, self.settings, cache=self.cache, state=state)
-                state = None
-            if state is None:
-                model = narrowed(model, self.job.model)
-            else:
-                state = narrowed_state(state, self.job.model)
-            install(self.job.folder / MODEL, lambda new: self._save(model, new, state), facts)
+            if method.leaves_adapter:
+                install(job.folder / ADAPTER, lambda new: self._save_adapter(model, new, state), facts)
+                if trainer.ranks is not None:
+                    trainer.ranks.finish()
+            if self.watch is not None:
+                self.watch(trainer)
+            if method.merges:
+                if method.leaves_adapter:
+                    precision, adapter = precision_of(self.settings), job.folder / ADAPTER
+                    model = merged(adapter, job.model, self.settings, precision=precision, cache=self.cache)
+                    state = None
+                if state is None:
+                    model = narrowed(model, job.model)
+                else:
+                    state = narrowed_state(state, job.model)
+                install(job.folder / MODEL, lambda new: self._save(model, new, state), facts)
             self.result = self._result(trainer)
-            self.result.write(self.job.folder / RESULT)
+            self.result.write(job.folder / RESULT)
             self.checkpoints.remove_all()
         trainer.accelerator.wait_for_everyone()
+
+    def _save_adapter(self, model: Any, folder: Path, state: Mapping[str, Any] | None) -> None:
+        from adapt.training.methods import four_bits_of, precision_of, save_adapter
+        from eval.models.adapter_base import AdapterBase
+
+        method, like = self.settings.method, self.job.model
+        save_adapter(model, folder, method, like=like, began=self.began, state=state)
+        bits = four_bits_of(method, precision_of(self.settings))
+        AdapterBase(str(like), self.identity.model, bits).write(folder)
 
     def _stopped_early(self) -> TrainingResult:
         """Before the first step of this session."""
@@ -290,10 +330,10 @@ class _Session:
         )
 
     def _result(self, trainer: Any) -> TrainingResult:
-        done = not trainer.stopped
+        done, method = not trainer.stopped, self.settings.method
         return TrainingResult(
-            model=self.job.folder / MODEL if done else None,
-            adapter=self.job.folder / ADAPTER if done and self.settings.method.kind != "full" else None,
+            model=(self.job.folder / MODEL if method.merges else self.job.model) if done else None,
+            adapter=self.job.folder / ADAPTER if done and method.leaves_adapter else None,
             stopped=trainer.stopped,
             step=trainer.state.global_step,
             steps=self.batches.steps,

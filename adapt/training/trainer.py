@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
+from adapt.training.adapters.adalora import RankAllocation
 from adapt.training.checkpoints import Checkpoints
 from adapt.training.guards import LossGuard
 from adapt.training.metrics import MetricsFile
@@ -25,10 +26,12 @@ from adapt.training.sharding import shard_optimizer, whole, whole_optimizer, who
 from adapt.training.states import (
     load_optimizer,
     load_random,
+    load_trained,
     load_weights,
     random_state,
     save_optimizer,
     save_random,
+    save_trained,
 )
 from eval.runs.parts import Progress
 
@@ -36,7 +39,8 @@ OPTIMIZER, SCHEDULE, RANDOM, STATE = "optimizer", "schedule.json", "random.json"
 
 
 class OrderTrainer(Trainer):
-    """`metrics` and `checkpoints` are written by the first process only; every process calls everything."""
+    """`metrics` and `checkpoints` are written by the first process only; every process calls everything. `partly` says
+    that a checkpoint needs the trained weights alone, `ranks` prunes an adapter on the way."""
 
     lr_scheduler: Any
 
@@ -54,6 +58,8 @@ class OrderTrainer(Trainer):
         checkpoints: Checkpoints,
         metrics: MetricsFile | None,
         save: Callable[[Any, Path, Mapping[str, Any] | None], None],
+        partly: bool = False,
+        ranks: RankAllocation | None = None,
         minutes: float,
         every: int | None,
         stop: threading.Event,
@@ -63,6 +69,7 @@ class OrderTrainer(Trainer):
     ) -> None:
         self.data, self.batches, self.rates, self.pulls, self.guard = data, batches, rates, pulls, guard
         self.checkpoints, self.metrics, self.save_weights = checkpoints, metrics, save
+        self.partly, self.ranks = partly, ranks
         self.minutes, self.every, self.stop, self.progress = minutes, every, stop, progress
         self.seconds_before, self.tokens = seconds, 0
         self.noise, self.micro_batch = noise, 0
@@ -190,6 +197,8 @@ class OrderTrainer(Trainer):
         sums = self.accelerator.reduce(self.sums, "mean") if self.batches.processes > 1 else self.sums
         if self.pulls.hold is not None:
             self.pulls.hold(self.state.global_step)
+        if self.ranks is not None:
+            self.ranks.pull()
         norm = whole(super()._clip_grad_norm(model))
         penalty = self.pulls.anchors.add_gradients(self.model) if self.pulls.anchors is not None else None
         loss, distance, gradient = torch.stack([*sums, torch.as_tensor(norm, device=sums.device)]).tolist()
@@ -242,8 +251,8 @@ class OrderTrainer(Trainer):
     def state_size(self) -> int:
         """Bytes that a checkpoint takes: the weights that are saved, and two numbers for each that is trained."""
         trained = sum(weight.numel() for weight in self.model.parameters() if weight.requires_grad)
-        saved = trained if hasattr(self.model, "peft_config") else sum(w.numel() for w in self.model.parameters())
-        return 4 * saved + 8 * trained
+        saved = trained if self.partly else sum(w.numel() for w in self.model.parameters())
+        return 4 * saved + 8 * trained + (12 * trained if self.ranks is not None else 0)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Everything as after the last finished step, whatever of the next one has been computed since."""
@@ -262,7 +271,13 @@ class OrderTrainer(Trainer):
         if chief:
 
             def fill(new: Path) -> None:
-                self.save_weights(self.accelerator.unwrap_model(self.model), new, weights)
+                model = self.accelerator.unwrap_model(self.model)
+                if self.partly:
+                    save_trained(model, new, weights)
+                else:
+                    self.save_weights(model, new, weights)
+                if self.ranks is not None:
+                    self.ranks.save(new)
                 save_optimizer(optimizer, new / OPTIMIZER)
                 _write(new / SCHEDULE, self.lr_scheduler.state_dict())
                 save_random(states, new / RANDOM)
@@ -276,7 +291,13 @@ class OrderTrainer(Trainer):
         self.saved_step, self.saved_at = step, time.monotonic()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_weights(self.model if model is None else model, Path(resume_from_checkpoint))
+        folder, target = Path(resume_from_checkpoint), self.model if model is None else model
+        if self.partly:
+            load_trained(target, folder)
+        else:
+            load_weights(target, folder)
+        if self.ranks is not None:
+            self.ranks.load(folder)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
@@ -325,6 +346,11 @@ class _Steps(TrainerCallback):
         (stop,) = trainer.agreed(trainer.stop.is_set())
         if stop:
             trainer.stopped = control.should_save = control.should_training_stop = True
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Weights have changed and gradients are still there."""
+        if self.trainer.ranks is not None:
+            self.trainer.ranks.after_step(state.global_step + 1)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         trainer = self.trainer

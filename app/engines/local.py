@@ -152,9 +152,11 @@ def load_local(
 
 
 def _window(model: Any, tokenizer: Any) -> int:
-    """Tokens of prompt and answer together."""
+    """Tokens of prompt and answer together, beside those that an adapter puts before them."""
+    from eval.models.likelihood import virtual_tokens
+
     config = model.config.get_text_config()
     for said in (getattr(config, "max_position_embeddings", None), tokenizer.model_max_length):
         if isinstance(said, int) and 0 < said < 1 << 30:
-            return said
+            return said - virtual_tokens(model)
     return UNKNOWN_CONTEXT

@@ -29,6 +29,8 @@ class TorchWriter:
         # (beams, penalties, sampling), and the file is a stranger's.
         self._config = {"eos_token_id": sorted(ends) or None, "pad_token_id": pad}
         model.generation_config = GenerationConfig(**self._config)
+        if hasattr(model, "get_base_model"):  # under virtual tokens peft 0.21 lets the inner model's count
+            model.get_base_model().generation_config = GenerationConfig(**self._config)
         self._cancelled: Callable[[], bool] = lambda: False
         lists = [module for module in model.modules() if isinstance(module, ModuleList)]
         for layer in max(lists, key=len, default=()):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from eval.models.adapter_base import FourBits, require_base
 from eval.models.packaged import packaged_model
 from retrieval.errors import DamagedError, MissingError, UsageError
 
@@ -158,29 +159,43 @@ def load_language_model(
     `precision` auto is fp32 on a CPU and bf16 on a GPU, nf4 needs bitsandbytes. `cache` remembers hashes of
     large files (None: the user's cache folder). Raises MissingError, UsageError or DamagedError.
     """
+    from eval.models.likelihood import TransformersModel
     from retrieval.embedding.load import EmbeddingSettings
-    from retrieval.embedding.model_files import ModelFiles, weights_hash
 
     place = locate(name, adapter)
     cache = cache or EmbeddingSettings().cache_folder()
-    weights = weights_hash(ModelFiles(place.name, place.folder, place.files), cache)
-    if place.adapter is not None:
-        files = tuple(sorted(file.name for file in place.adapter.iterdir() if file.suffix in (".json", ".safetensors")))
-        weights = hashlib.sha256(
-            f"{weights}\0{weights_hash(ModelFiles(place.name, place.adapter, files), cache)}".encode()
-        ).hexdigest()
-    from eval.models.likelihood import TransformersModel
+    weights = place_hash(place, cache)
 
     with _in_words(place):
         model, tokenizer, precision = load_parts(place, cache=cache, device=device, precision=precision)
         return TransformersModel(model, tokenizer, name=place.name, weights=weights, precision=precision)
 
 
+def place_hash(place: ModelPlace, cache: Path) -> str:
+    """SHA-256 (hex) over all files that decide a model's figures, its adapter's with them."""
+    from retrieval.embedding.model_files import ModelFiles, weights_hash
+
+    weights = weights_hash(ModelFiles(place.name, place.folder, place.files), cache)
+    if place.adapter is None:
+        return weights
+    files = tuple(sorted(file.name for file in place.adapter.iterdir() if file.suffix in (".json", ".safetensors")))
+    above = weights_hash(ModelFiles(place.name, place.adapter, files), cache)
+    return hashlib.sha256(f"{weights}\0{above}".encode()).hexdigest()
+
+
 def load_parts(
-    place: ModelPlace, *, cache: Path, device: str = "auto", precision: str = "auto"
+    place: ModelPlace,
+    *,
+    cache: Path,
+    device: str = "auto",
+    precision: str = "auto",
+    four_bits: FourBits | None = None,
 ) -> tuple[Any, Any, str]:
     """transformers' own model and tokenizer of a place that `locate` found, and the precision it runs in: for whoever
-    writes with them. Raises MissingError, UsageError or DamagedError."""
+    writes with them. `four_bits` is for nf4; None is as the adapter was trained, if there is one.
+
+    Raises MissingError, UsageError (an adapter of other weights) or DamagedError.
+    """
     if precision not in PRECISIONS:
         raise UsageError(f"precision is one of {', '.join(PRECISIONS)}; '{precision}' was given")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -195,7 +210,17 @@ def load_parts(
         _require_nf4(place, device)
     dtype = {"fp32": torch.float32, "fp16": torch.float16}.get(precision, torch.bfloat16)
     with _in_words(place), quiet():
-        model, tokenizer = _transformers_model(unpacked(place, cache), dtype, device if precision == "nf4" else None)
+        here = unpacked(place, cache)
+        if place.adapter is not None:
+            base = require_base(
+                place.adapter, place.name.removesuffix(f" + {place.adapter.name}"), here.folder, cache=cache
+            )
+            four_bits = four_bits or (base.four_bits if base is not None else None)
+        bits = None
+        if precision == "nf4":
+            bits = four_bits or FourBits()
+            dtype = {"fp32": torch.float32, "fp16": torch.float16}.get(bits.compute, torch.bfloat16)
+        model, tokenizer = _transformers_model(here, dtype, bits, device)
         if precision == "nf4" and device == "cpu":
             packed = [module for module in model.modules() if type(module).__name__ == "Linear4bit"]
             narrow = [module.in_features for module in packed if module.in_features % NF4_BLOCK]
@@ -241,8 +266,10 @@ def _require_nf4(place: ModelPlace, device: str) -> None:
         )
 
 
-def _transformers_model(place: ModelPlace, dtype: Any, nf4_on: str | None = None) -> tuple[Any, Any]:
-    """`nf4_on` is the device to put 4-bit weights on, None for weights in `dtype`."""
+def _transformers_model(
+    place: ModelPlace, dtype: Any, bits: FourBits | None = None, device: str = "cpu"
+) -> tuple[Any, Any]:
+    """`bits` are for weights in 4 bits on `device`; None for weights in `dtype`."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -258,11 +285,16 @@ def _transformers_model(place: ModelPlace, dtype: Any, nf4_on: str | None = None
     weights: dict[str, Any] = {"use_safetensors": True}
     if place.gguf:  # otherwise the weights stay in GGUF's blocks, which nothing here could adapt or save
         weights = from_gguf | {"quantization_config": GgufConfig(gguf_file=place.gguf, dequantize=True)}
-    elif nf4_on is not None:
+    elif bits is not None:
         from transformers import BitsAndBytesConfig
 
-        four_bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
-        weights |= {"quantization_config": four_bits, "device_map": {"": nf4_on}}
+        four_bits = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_use_double_quant=bits.double,
+        )
+        weights |= {"quantization_config": four_bits, "device_map": {"": device}}
     model, told = AutoModelForCausalLM.from_pretrained(
         str(place.folder), dtype=dtype, output_loading_info=True, **safe, **weights
     )
@@ -327,8 +359,11 @@ def _with_adapter(model: Any, tokenizer: Any, place: ModelPlace) -> Any:
     from peft import PeftModel
 
     from eval.models.adapter_fit import require_fit
+    from eval.models.bottleneck import is_bottleneck, load_onto
 
     assert place.adapter is not None
+    if is_bottleneck(place.adapter):
+        return load_onto(model, place.adapter)
     require_fit(place.adapter, _sizes(model), place.name.removesuffix(f" + {place.adapter.name}"))
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer))

@@ -68,7 +68,7 @@ class TransformersModel:
         kind = self.device.partition(":")[0]
         self.batch_tokens = BATCH_TOKENS.get(kind, BATCH_TOKENS["cuda"])
         self._logits_at_once = LOGITS_AT_ONCE.get(kind, LOGITS_AT_ONCE["cuda"])
-        self._virtual = _virtual_tokens(model)
+        self._virtual = virtual_tokens(model)
         self.window = _window(self._config, tokenizer) - self._virtual
         if not getattr(tokenizer, "is_fast", False) or self._head is None:
             raise UsageError(
@@ -394,7 +394,7 @@ def _shared(batch: Sequence[Sequence[int]]) -> int:
     return max(0, shortest - 1)
 
 
-def _virtual_tokens(model: Any) -> int:
+def virtual_tokens(model: Any) -> int:
     """Tokens that prompt learning puts in front of every text."""
     adapters = getattr(model, "peft_config", {})
     return sum(int(getattr(adapter, "num_virtual_tokens", 0) or 0) for adapter in adapters.values())

@@ -10,6 +10,7 @@ from tiny_models import byte_tokenizer, llama, save
 
 from adapt.costs import (
     NF4_BYTES,
+    NF4_DOUBLE_BYTES,
     ModelFacts,
     Need,
     disk_of,
@@ -64,6 +65,32 @@ def test_adapters_are_as_large_as_those_of_peft(facts: ModelFacts, targets: Any)
     adapted = get_peft_model(llama(byte_tokenizer()), LoraConfig(r=4, target_modules=names, task_type="CAUSAL_LM"))
     trained = sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
     assert facts.adapter(Method(kind="lora", r=4, targets=targets)) == trained
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        Method(kind="lora", r=4, ranks={"q_proj": 2, "layers.1.mlp.up_proj": 8}, dora=True),
+        Method(kind="adalora", r=4),
+        Method(kind="houlsby", reduction=4),
+        Method(kind="pfeiffer", reduction=4),
+        Method(kind="prefix", virtual_tokens=3),
+        Method(kind="prompt", virtual_tokens=3),
+        Method(kind="p_tuning", virtual_tokens=3, hidden=7),
+        Method(kind="ia3"),
+        Method(kind="bitfit"),
+    ],
+    ids=lambda method: method.kind,
+)
+def test_every_method_is_reckoned_as_large_as_it_is(tmp_path: Path, method: Method) -> None:
+    from adapt.training.methods import under_adapter
+
+    tokenizer = byte_tokenizer()
+    model = llama(tokenizer, attention_bias=True)
+    found = facts_of(save(tmp_path, model, tokenizer))
+    adapted = under_adapter(model, method, activation_checkpointing=False, steps=20, tokenizer=tokenizer)
+    trained = sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
+    assert found.adapter(method) == trained
 
 
 def test_new_layers_are_as_large_as_the_old(facts: ModelFacts) -> None:
@@ -124,7 +151,10 @@ def test_adapters_and_four_bits_take_less(facts: ModelFacts) -> None:
     lora = memory_of(facts, Dapt(method=Method(kind="lora", r=4)), micro=512, bf16=True, gpu=True)
     assert of(lora, "weights") == 2 * facts.parameters
     qlora = memory_of(facts, Dapt(method=Method(kind="qlora", r=4)), micro=512, bf16=True, gpu=True)
-    assert of(qlora, "weights") == round(facts.packed * NF4_BYTES) + 2 * (facts.parameters - facts.packed)
+    assert of(qlora, "weights") == round(facts.packed * NF4_DOUBLE_BYTES) + 2 * (facts.parameters - facts.packed)
+    once = Method(kind="qlora", r=4, double_quantisation=False, compute="fp32")
+    wide = memory_of(facts, Dapt(method=once), micro=512, bf16=True, gpu=True)
+    assert of(wide, "weights") == round(facts.packed * NF4_BYTES) + 4 * (facts.parameters - facts.packed)
     assert of(qlora, "gradients") == 4 * facts.adapter(Method(kind="qlora", r=4))
 
 

@@ -175,7 +175,7 @@ WRONG = {
     "a share over one": ("freeze: {layers: -1}", "expected at least 0"),
     "a share of two": ("mix: {domain: 2, general: rest}", "expected a share from 0 to 1"),
     "a wrong rate": ("lr: fast", "expected a number or keys with values (peak, curve …)"),
-    "a wrong method": ("method: 3", "expected full, lora, qlora, or as in {lora: {r: 64}}"),
+    "a wrong method": ("method: 3", "expected a method like lora, or as in {lora: {r: 64}}"),
     "a method nobody knows": ("method: lorra", "stages[0].dapt.method"),
     "a wrong share": ("mix: {domain: most, general: rest}", "expected a share from 0 to 1, {from: …, to: …}, or rest"),
     "nothing for a number": ("block: null", "'None' is not valid"),

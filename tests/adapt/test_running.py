@@ -205,3 +205,23 @@ def test_fresh_forgets_what_was_there(place: Place) -> None:
     place.run(to_stage="vocabulary")
     result = place.run(to_stage="vocabulary", fresh=True)
     assert [stage.skipped for stage in result.stages] == [False]
+
+
+def test_a_chain_that_ends_with_an_adapter_measures_the_model_under_it_and_registers_nothing(place: Place) -> None:
+    stages = """
+stages:
+  - dapt: {block: 32, batch_tokens: 128, tokens: 512, precision: fp32, lr: 5e-2, mix: {domain: rest},
+           method: {prompt: {virtual_tokens: 4, text: the klystron}}}
+"""
+    recipe = place.recipe(stages=stages)
+    first = place.run(recipe)
+    assert first.status == "finished" and first.model is None
+    (stage,) = first.stages
+    assert stage.adapter is not None and stage.adapter.name == "adapter" and stage.model == place.base
+    assert first.base is not None and stage.measured is not None
+    figure = "domain bits_per_byte"
+    assert stage.measured.figures[figure].value != first.base.figures[figure].value
+    assert [one.skipped for one in place.run(recipe).stages] == [True]
+    weights = stage.adapter / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert [one.skipped for one in place.run(recipe).stages] == [False]

@@ -75,6 +75,41 @@ def test_it_writes_the_likeliest_tokens_whatever_the_model_folder_wishes(llm: Lo
     assert said(llm, "the cat", max_new_tokens=2)[1].stats["completion_tokens"] <= 2  # type: ignore[index]
 
 
+@pytest.mark.parametrize("kind", ["houlsby", "prefix", "prompt", "p_tuning"])
+def test_every_kind_of_adapter_writes_as_it_scores(tmp_path: Path, folder: Path, llm: LocalSpeaker, kind: str) -> None:
+    import torch
+
+    from adapt.recipe import Method
+    from adapt.training.methods import save_adapter, under_adapter
+    from eval.models.language_models import load_parts, locate
+
+    model, tokenizer, _ = load_parts(locate(str(folder)), cache=tmp_path)
+    more: dict[str, Any] = {"virtual_tokens": 3} if kind in ("prefix", "prompt", "p_tuning") else {}
+    method = Method.model_validate({"kind": kind, **more})
+    model = under_adapter(model, method, activation_checkpointing=False, steps=10, tokenizer=tokenizer)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(torch.randn_like(weight) * 0.5)
+    place = tmp_path / "adapter"
+    place.mkdir()
+    save_adapter(model, place, method, like=folder, began={})
+    adapted = opened(folder, adapter=place)
+    prompt = adapted._tokenized(CORPUS[0])[:8]
+    assert adapted.context_window == llm.context_window - (3 if more else 0)
+    written: list[int] = []
+    adapted._generator._writer.write(
+        np.array([prompt]),
+        max_new_tokens=12,
+        sampling=Sampling(temperature=0.0, repetition_penalty=1.0),
+        emit=written.extend,
+        cancelled=lambda: False,
+    )
+    assert written == [token for token in greedy(adapted, prompt, 12)[8:] if token != 1]
+    assert written != greedy(llm, prompt, 12)[8:]
+
+
 def test_chance_follows_the_seed(llm: LocalSpeaker) -> None:
     warm = [said(llm, "the cat sat", temperature=3.0, seed=seed)[0] for seed in (1, 1, 2)]
     assert warm[0] == warm[1] != warm[2]

@@ -1,0 +1,75 @@
+"""An adapter's fathom.json and a model folder → whether the adapter was made on these very weights, and how they were
+held when it was. Adapters that others made have no such file. It loads no weights.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from eval.runs.run_folder import write_json
+from retrieval.errors import DamagedError, UsageError
+
+FILE = "fathom.json"
+
+
+@dataclass(frozen=True)
+class FourBits:
+    """How weights are held in NF4 (Dettmers et al. 2023, arXiv:2305.14314): with their scales in 8 bits too (`double`,
+    0.37 bits a weight less), and what they are multiplied in: bf16, fp16 or fp32."""
+
+    double: bool = False
+    compute: str = "bf16"
+
+
+@dataclass(frozen=True)
+class AdapterBase:
+    """`name` is where the base lay, for people; `sha256` is over its weights, config and tokenizer; `four_bits` is set
+    for an adapter that was trained on 4 bits."""
+
+    name: str
+    sha256: str
+    four_bits: FourBits | None = None
+
+    def write(self, adapter: Path) -> None:
+        """Raises OSError."""
+        facts: dict[str, Any] = {"base": self.name, "base_sha256": self.sha256}
+        if self.four_bits is not None:
+            facts["four_bits"] = asdict(self.four_bits)
+        write_json(adapter / FILE, facts)
+
+
+def adapter_base(adapter: Path) -> AdapterBase | None:
+    """What an adapter says of its base; None where it does not say. Raises DamagedError."""
+    file = adapter / FILE
+    if not file.is_file():
+        return None
+    try:
+        told = json.loads(file.read_text("utf-8"))
+        bits = told.get("four_bits")
+        if isinstance(bits, Mapping):
+            bits = FourBits(bool(bits["double"]), str(bits["compute"]))
+            if bits.compute not in ("bf16", "fp16", "fp32"):
+                raise ValueError(f"compute is {bits.compute[:20]!r}")
+        return AdapterBase(str(told["base"]), str(told["base_sha256"]), bits)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedError(f"{file} does not say which base the adapter has ({error!r}); save it again") from error
+
+
+def require_base(adapter: Path, model: str, folder: Path, *, cache: Path) -> AdapterBase | None:
+    """What an adapter says of its base, which the model in `folder` must be. Hashes of large files are remembered in
+    `cache`. Raises UsageError for another model, whatever its layers are called: under it an adapter speaks nonsense
+    and nothing fails."""
+    from retrieval.embedding.model_files import find_model, weights_hash
+
+    told = adapter_base(adapter)
+    if told is None:
+        return None
+    found = weights_hash(find_model(str(folder), download=False), cache)
+    if found != told.sha256:
+        raise UsageError(
+            f"the adapter '{adapter.name}' was trained on '{told.name}' (weights {told.sha256[:12]}), and '{model}' "
+            f"has other weights ({found[:12]}); name the model it was trained on"
+        )
+    return told
