@@ -69,11 +69,11 @@ def test_the_seed_alone_decides_what_is_drawn(tmp_path: Path) -> None:
 def test_own_templates_take_further_columns_and_never_look_into_values(tmp_path: Path) -> None:
     mapping = PLAIN + (
         "columns: {topic: Topic}\nlabels: {task: pipes}\nlicence: CC0\n"
-        'templates: [{name: mine, user: "{question} ({topic}) {\\"a\\": 1}", assistant: "{answer}", system: Be brief}]\n'
+        'templates: [{name: mine, user: "{question} ({topic}) {\\"a\\": 1}", assistant: "{answer}", system: Short}]\n'
     )
     (example,), _ = made(tmp_path, "Question,Answer,Topic\n{answer}?,{question},{0.__class__}\n", mapping)
     assert [message.content for message in example.messages] == [
-        "Be brief", '{answer}? ({0.__class__}) {"a": 1}', "{question}"
+        "Short", '{answer}? ({0.__class__}) {"a": 1}', "{question}"
     ]  # fmt: skip
     assert example.labels == {"task": "pipes"} and example.origin and example.origin.licence == "CC0"
     assert example.origin.by == "mine"
@@ -113,7 +113,7 @@ def test_parquet_and_semicolons_are_read(tmp_path: Path) -> None:
         (PLAIN + "where: {spilt: train}\n", "no column 'spilt'"),
         (PLAIN + "where: [train]\n", "'where:' must be keys"),
         (PLAIN + "columns: {'a b': Topic}\n", "'a b' cannot be a field"),
-        (PLAIN + 'templates: [{user: "{qestion}", assistant: x}]\n', "'{qestion}' is no field; did you mean 'question'"),
+        (PLAIN + 'templates: [{user: "{qestion}", assistant: x}]\n', "'{qestion}' is no field; did you mean"),
         (PLAIN + 'templates: [{user: "{question}"}]\n', "lacks 'assistant'"),
         (PLAIN + 'templates: [{user: q, asistant: "a", assistant: a}]\n', "did you mean 'assistant'"),
         (PLAIN + "templates: hello\n", "must be a list"),

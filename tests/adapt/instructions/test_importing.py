@@ -1,4 +1,4 @@
-"""Conversations of known forms become examples; what does not fit is counted by reason and row, nothing is guessed at."""
+"""Conversations of known forms become examples; what does not fit is counted by reason and row, nothing is guessed."""
 
 import gzip
 import json
