@@ -9,6 +9,8 @@ from pathlib import Path
 from retrieval.errors import UsageError
 
 DEFAULT_COLLECTION = "default"
+CHATS = "chats.sqlite"
+"""The file of the workspace in which the chat keeps its conversations."""
 # 60 characters of up to four UTF-8 bytes stay under the 255 bytes of a file name.
 _COLLECTION_NAME = re.compile(r"\w[\w.\-]{0,59}")
 

@@ -40,7 +40,7 @@ _TABLES = (
     "CREATE INDEX turns_chat ON turns (chat, id)",
     "CREATE INDEX conversations_updated ON conversations (updated)",
 )
-_TURN = "id, chat, began, question, state, text, refused, model, replaces, record"
+TURN_COLUMNS = "id, chat, began, question, state, text, refused, model, replaces, record"
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,13 +166,13 @@ class Conversations:
 
     def turns(self, chat: str) -> list[Turn]:
         """A conversation's turns in order, without the replaced ones."""
-        sql = f"SELECT {_TURN} FROM turns WHERE chat = ? AND replaced IS NULL ORDER BY id"
-        return self._do(lambda db: [_turn(row) for row in db.execute(sql, (chat,))], write=False)
+        sql = f"SELECT {TURN_COLUMNS} FROM turns WHERE chat = ? AND replaced IS NULL ORDER BY id"
+        return self._do(lambda db: [turn_of(row) for row in db.execute(sql, (chat,))], write=False)
 
     def versions(self, chat: str) -> list[Turn]:
         """All turns that a conversation ever had, replaced ones too."""
-        sql = f"SELECT {_TURN} FROM turns WHERE chat = ? ORDER BY id"
-        return self._do(lambda db: [_turn(row) for row in db.execute(sql, (chat,))], write=False)
+        sql = f"SELECT {TURN_COLUMNS} FROM turns WHERE chat = ? ORDER BY id"
+        return self._do(lambda db: [turn_of(row) for row in db.execute(sql, (chat,))], write=False)
 
     # -- the file --------------------------------------------------------------------------------------------------
 
@@ -226,7 +226,7 @@ class Conversations:
         if self._problem not in ("damaged", "newer"):
             try:
                 if db is None and self.path is not None and self.path.is_file():
-                    with contextlib.closing(_reader(self.path)) as reader:
+                    with contextlib.closing(read_only(self.path)) as reader:
                         memory = _copied(reader)
                 elif db is not None:
                     memory = _copied(db)
@@ -276,7 +276,8 @@ def _memory() -> sqlite3.Connection:
     return db
 
 
-def _reader(path: Path) -> sqlite3.Connection:
+def read_only(path: Path) -> sqlite3.Connection:
+    """A connection that cannot change the file. Raises sqlite3.Error."""
     return sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True, timeout=1.0)
 
 
@@ -327,7 +328,7 @@ def _ensure(db: sqlite3.Connection, turn: Turn) -> None:
 
 def _insert(db: sqlite3.Connection, turn: Turn, number: int | None) -> int:
     row = db.execute(
-        f"INSERT INTO turns ({_TURN}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        f"INSERT INTO turns ({TURN_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (number, turn.chat, turn.began, _storable(turn.question), turn.state, _storable(turn.text), turn.refused,
          _storable(turn.model), turn.replaces, _storable(turn.record())),
     ).lastrowid  # fmt: skip
@@ -340,7 +341,8 @@ def _conversation(row: tuple[str, str, float, float, str]) -> Conversation:
     return Conversation(chat, title, created, updated, Asked.from_json(asked))
 
 
-def _turn(row: tuple[int, str, float, str, str, str, int, str, int | None, str]) -> Turn:
+def turn_of(row: tuple[int, str, float, str, str, str, int, str, int | None, str]) -> Turn:
+    """The turn in a row of `TURN_COLUMNS`; a part that cannot be understood is left out."""
     number, chat, began, question, state, text, refused, model, replaces, record = row
     known: State = state if state in get_args(State) else "cut"  # type: ignore[assignment]
     return Turn(id=number, chat=chat, question=question, began=began, state=known, text=text, refused=bool(refused),

@@ -14,6 +14,7 @@ from app.api.decoding import with_options
 from app.chat.engine import BackgroundEngine, EngineChoice, Engines
 from app.chat.parts import Parts
 from app.settings import with_profile
+from app.workspace import CHATS
 from retrieval.answering import PASSAGES, AnswerEvent
 from retrieval.chinese_words import names_of_run
 from retrieval.errors import FathomError
@@ -35,7 +36,6 @@ KEYS = 12
 KEY_CHARACTERS = 40
 FIELDS = ("document", "title", "format")
 _KEY = re.compile(r"[^=!<>~\s]+")
-CHATS = "chats.sqlite"
 
 
 class Shelf:

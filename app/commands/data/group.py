@@ -1,0 +1,9 @@
+"""`fathom data …`: which command stands behind which word. Only names; every command has a file of its own."""
+
+import typer
+
+from app.commands.data import importing, rows
+
+app = typer.Typer(help="Chat examples to tune on: make, check, describe, review.", no_args_is_help=True)
+app.command("import")(importing.command)
+app.command("rows")(rows.command)
