@@ -10,7 +10,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -334,24 +334,42 @@ class _Run:
 
         last = self.results[-1]
         assert last.measured is not None
-        return register(
-            self.workspace / "models",
-            name,
-            last.model,
-            {
-                "base": {"name": self.recipe.base, "sha256": self.base_hash},
-                "recipe": {"name": self.recipe.name, "sha256": recipe_hash(self.recipe), "run": name},
-                "data": {corpus.name: corpus.sha256 for corpus in self.around.corpora.values()},
-                "stages": [
-                    {"name": one.name, "kind": one.kind, "key": one.key, "sha256": one.measured.sha256}
-                    for one in self.results
-                    if one.measured is not None
-                ],
-                "metrics": figures_with_changes(self.measured[BASE], last.measured),
-                "gates": [gate.as_json() for one in self.results for gate in one.gates],
-                "prompts": {},
-            },
-        )
+        manifest = {
+            "base": {"name": self.recipe.base, "sha256": self.base_hash},
+            "recipe": {"name": self.recipe.name, "sha256": recipe_hash(self.recipe), "run": name},
+            "data": {corpus.name: corpus.sha256 for corpus in self.around.corpora.values()},
+            "stages": [
+                {"name": one.name, "kind": one.kind, "key": one.key, "sha256": one.measured.sha256}
+                for one in self.results
+                if one.measured is not None
+            ],
+            "metrics": figures_with_changes(self.measured[BASE], last.measured),
+            "gates": [gate.as_json() for one in self.results for gate in one.gates],
+            "prompts": {},
+        }
+        entry = register(self.workspace / "models", name, last.model, manifest)
+        self._register_adapter(entry.name, last, manifest)
+        return entry
+
+    def _register_adapter(self, name: str, last: StageResult, manifest: Mapping[str, Any]) -> None:
+        """The adapter that the last stage trained, to be served on its base: the recipe's, or what the stage before
+        left, which is registered for it."""
+        from adapt.adapters import SUFFIX, register_adapter
+        from adapt.registry import register
+
+        trained = (last.facts.get("training") or {}).get("adapter")
+        if not trained:
+            return
+        models, base = self.workspace / "models", self.recipe.base
+        if len(self.results) > 1:
+            before = self.results[-2]
+            stages = [one for one in manifest["stages"] if one["name"] != last.name]
+            base = register(models, f"{name}-base", before.model, {**manifest, "stages": stages, "metrics": {}}).name
+        kind = (last.settings.get("method") or {}).get("kind")
+        held = "nf4" if kind == "qlora" else None
+        folder = last.folder / Path(str(trained)).name
+        adapter = register_adapter(models, f"{name}{SUFFIX}", folder, base=base, held=held, manifest=manifest)
+        self._note(adapter=adapter.name)
 
     def _report(self, name: str, status: str) -> Path:
         from adapt.evidence.changes import figures_with_changes

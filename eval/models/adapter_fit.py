@@ -11,6 +11,8 @@ from pathlib import Path
 
 from retrieval.errors import DamagedError, UsageError
 
+BASE_FACTS = "fathom.json"
+"""In the folder of an adapter that Fathom trained: its base's hash."""
 _KEY = re.compile(r"(?:base_model\.model\.)?(.+?)(?:\.base_layer)?\.lora_([AB])(?:\.\w+)?\.weight")
 _HUB_NAME = re.compile(r"[\w.-]+/([\w.-]+)")
 _SAME_WEIGHTS = re.compile(r"(-unsloth)?(-bnb-4bit|-4bit|-gguf)$")
@@ -60,6 +62,36 @@ def require_fit(folder: Path, sizes: Mapping[str, tuple[int, int]], model: str) 
     ours, theirs = _HUB_NAME.fullmatch(model), _HUB_NAME.fullmatch(base)
     if ours and theirs and _plain(ours[1]) != _plain(theirs[1]):
         raise UsageError(f"the adapter '{folder.name}' was trained on '{base}' and the model is '{model}'{hint}")
+
+
+def base_hash(folder: Path) -> str | None:
+    """The hash (see `weights_hash`) of the base that an adapter was trained on; None where nobody wrote it down.
+
+    Raises DamagedError.
+    """
+    file = folder / BASE_FACTS
+    if not file.is_file():
+        return None
+    try:
+        said = json.loads(file.read_text("utf-8"))["base_sha256"]
+        if not isinstance(said, str):
+            raise TypeError(said)
+        return said
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedError(
+            f"{file} does not say which base the adapter belongs to ({error!r}); train it again"
+        ) from error
+
+
+def require_base(folder: Path, weights: str, model: str) -> None:
+    """Raises UsageError where an adapter says that it was trained on other weights than those with the hash `weights`:
+    every size may fit and each word be wrong."""
+    known = base_hash(folder)
+    if known is not None and known != weights:
+        raise UsageError(
+            f"the adapter '{folder.name}' was trained on a model with the hash {known[:12]}, and '{model}' has "
+            f"{weights[:12]}; run it on its own base"
+        )
 
 
 def base_name(folder: Path) -> str:

@@ -195,7 +195,10 @@ def load_parts(
         _require_nf4(place, device)
     dtype = {"fp32": torch.float32, "fp16": torch.float16}.get(precision, torch.bfloat16)
     with _in_words(place), quiet():
-        model, tokenizer = _transformers_model(unpacked(place, cache), dtype, device if precision == "nf4" else None)
+        there = unpacked(place, cache)
+        if place.adapter is not None:
+            _require_base(place, there, cache)
+        model, tokenizer = _transformers_model(there, dtype, device if precision == "nf4" else None)
         if precision == "nf4" and device == "cpu":
             packed = [module for module in model.modules() if type(module).__name__ == "Linear4bit"]
             narrow = [module.in_features for module in packed if module.in_features % NF4_BLOCK]
@@ -319,6 +322,22 @@ def _device(device: str) -> str:
     if not there:
         raise MissingError(f"device '{device}' is not there for this torch ({torch.__version__}); use auto or cpu")
     return device
+
+
+def _require_base(place: ModelPlace, there: ModelPlace, cache: Path) -> None:
+    """Raises UsageError where the adapter names by hash another base than lies `there`."""
+    from eval.models.adapter_fit import base_hash, require_base
+    from retrieval.embedding.model_files import find_model, weights_hash
+    from retrieval.embedding.stored import file_hash
+
+    assert place.adapter is not None
+    if base_hash(place.adapter) is None:
+        return
+    if there.gguf is not None:  # too large to unpack, and so nothing that an adapter was trained on
+        found = file_hash(there.folder / there.gguf)
+    else:
+        found = weights_hash(find_model(str(there.folder), download=False), cache)
+    require_base(place.adapter, found, place.name.removesuffix(f" + {place.adapter.name}"))
 
 
 def _with_adapter(model: Any, tokenizer: Any, place: ModelPlace) -> Any:
