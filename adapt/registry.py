@@ -1,6 +1,7 @@
 """A stage's result → a named model in the workspace, with where it comes from and what was measured of it.
 
-`models/NAME/` holds safetensors, tokenizer and manifest.json, whole or not at all. It loads no model.
+`models/NAME/` holds safetensors, tokenizer and manifest.json, whole or not at all; an adapter, which belongs to a base
+by hash (adapters.py), is such a folder too. It loads no model.
 """
 
 import difflib
@@ -17,6 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from eval.models.language_models import judge_adapter
 from eval.runs.run_folder import now, read_json, write_json
 from retrieval.embedding.model_files import judge
 from retrieval.embedding.stored import LEFTOVER_SECONDS, file_hash
@@ -31,14 +33,17 @@ PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 TAKEN = ("packaged", "embedded", "local", "server", "quote", "none", "previous")
 """Words that name engines and models already."""
 _NAME = re.compile(r"\w[\w.\-]{0,59}")
-_OWN = ("format", "name", "created", "fathom", "files", "sha256", "exports")
+ADAPTER = "adapter"
+"""What `kind` says in the manifest of an adapter."""
+_OWN = ("format", "name", "created", "fathom", "files", "sha256", "exports", "not_embedded", "kind")
 
 
 @dataclass(frozen=True)
 class Entry:
     """A registered model. `manifest` has, beside what `register` writes itself (name, created, fathom, files with
     SHA-256, sha256 over all of them), what the caller said: base, recipe, data, stages, metrics, gates, prompts; and
-    `exports`, files made of the model later, with SHA-256 too.
+    `exports`, files made of the model later, with SHA-256 too; `not_embedded` has why the embedded engine must not run
+    one of them. `kind` is "adapter" for an adapter.
 
     `damage` says why the manifest cannot be believed; it is empty then.
     """
@@ -53,10 +58,16 @@ class Entry:
         return str(self.manifest.get("sha256", ""))
 
     @property
+    def is_adapter(self) -> bool:
+        """Whether it is an adapter, which runs on its base alone."""
+        return self.manifest.get("kind") == ADAPTER
+
+    @property
     def gguf(self) -> Path | None:
-        """The model as a GGUF file, if it was exported; the newest of several."""
-        exports = self.manifest.get("exports")
+        """The model as a GGUF file that the embedded engine may run, if it was exported; the newest of several."""
+        exports, refused = self.manifest.get("exports"), self.manifest.get("not_embedded") or {}
         names = [name for name in exports if name.endswith(".gguf")] if isinstance(exports, Mapping) else []
+        names = [name for name in names if name not in refused]
         return self.folder / names[-1] if names and (self.folder / names[-1]).is_file() else None
 
     @property
@@ -114,6 +125,7 @@ def register(models: Path, name: str, folder: Path, manifest: Mapping[str, Any])
                 "fathom": fathom_version(),
                 "files": hashes,
                 "sha256": content,
+                **({"kind": ADAPTER} if is_adapter_folder(folder) else {}),
             }
             write_json(staged / MANIFEST, written)
             try:
@@ -182,14 +194,21 @@ def verify(entry: Entry) -> list[str]:
     return problems
 
 
-def add_export(entry: Entry, file: Path) -> Entry:
-    """Note a file that was made of a model and lies in its folder. The model's own hash stays what it was.
-
-    Raises OSError.
-    """
+def add_export(entry: Entry, file: Path, *, not_embedded: str | None = None) -> Entry:
+    """Note a file that was made of a model and lies in its folder, and why the embedded engine must not run it, if
+    anything forbids it. The model's own hash stays what it was. Raises OSError."""
     exports = {name: digest for name, digest in entry.manifest.get("exports", {}).items() if name != file.name}
-    write_json(entry.folder / MANIFEST, {**entry.manifest, "exports": {**exports, file.name: file_hash(file)}})
+    refused = {name: why for name, why in entry.manifest.get("not_embedded", {}).items() if name != file.name}
+    if not_embedded:
+        refused[file.name] = not_embedded
+    noted = {"exports": {**exports, file.name: file_hash(file)}, "not_embedded": refused}
+    write_json(entry.folder / MANIFEST, {**entry.manifest, **noted})
     return _entry(entry.folder)
+
+
+def is_adapter_folder(folder: Path) -> bool:
+    """Whether a folder holds an adapter and no whole model."""
+    return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
 
 
 def remove(models: Path, name: str) -> Entry:
@@ -224,10 +243,14 @@ def _files(folder: Path) -> list[Path]:
             f"'{folder}' has {', '.join(pickled[:5])}, and pickled files may run code when they are read; save the "
             "model as safetensors alone"
         )
-    judge(folder.resolve(), name=folder.name, roots=(folder.resolve(),))
+    adapter = is_adapter_folder(folder)
+    if adapter:
+        judge_adapter(folder)
+    else:
+        judge(folder.resolve(), name=folder.name, roots=(folder.resolve(),))
     files = [file for file in sorted(folder.iterdir()) if file.suffix in KEPT and file.is_file()]
     files = [file for file in files if file.name != MANIFEST]
-    if not any(file.name in ("tokenizer.json", "tokenizer.model", "vocab.json") for file in files):
+    if not adapter and not any(file.name in ("tokenizer.json", "tokenizer.model", "vocab.json") for file in files):
         raise MissingError(f"the model in '{folder}' has no tokenizer (tokenizer.json); save it beside the weights")
     for file in files:
         if file.suffix == ".safetensors":
@@ -285,6 +308,7 @@ def _entry(folder: Path) -> Entry:
         and isinstance(manifest.get("sha256"), str)
         and _lists_files(manifest.get("files"))
         and _lists_files(manifest.get("exports", {}))
+        and _lists_files(manifest.get("not_embedded", {}))
     )
     return Entry(folder.name, folder, manifest) if sound else Entry(folder.name, folder, {}, damage)
 

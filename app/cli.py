@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from app.commands import answer, index, machine, model, page
+from app.commands import answer, index, machine, model, page, serving
 from app.commands.adaptation import group as adaptation
 from app.commands.data import group as data
 from app.commands.evaluation import group as evaluation
@@ -28,7 +28,7 @@ class Fathom(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """In the order of use, which help prints; typer would put the groups last."""
-        order = ["index", "search", "ask", "chat", "data", "adapt", "model", "eval", "doctor"]
+        order = ["index", "search", "ask", "chat", "serve-model", "data", "adapt", "model", "eval", "doctor"]
         return sorted(super().list_commands(ctx), key=lambda name: (*order, name).index(name))
 
     def invoke(self, ctx: Any) -> Any:
@@ -129,6 +129,7 @@ app.add_typer(index.app, name="index")
 app.command("search")(answer.search)
 app.command("ask")(answer.ask)
 app.command("chat")(page.chat)
+app.command("serve-model")(serving.serve_model)
 app.add_typer(data.app, name="data")
 app.add_typer(adaptation.app, name="adapt")
 app.add_typer(model.app, name="model")

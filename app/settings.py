@@ -12,7 +12,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr, TypeAdapter, ValidationError
 
@@ -25,6 +25,9 @@ from retrieval.errors import MissingError, UsageError
 from retrieval.passages import Mode
 from retrieval.reading.limits import ReadingLimits
 from retrieval.splitting import SplitSettings
+
+if TYPE_CHECKING:
+    from adapt.registry import Entry
 
 FILE_NAME = "fathom.toml"
 MAX_FILE_BYTES = 256 * 1024
@@ -158,6 +161,20 @@ class ChatSettings:
 
 
 @dataclass(frozen=True)
+class ServingSettings:
+    """Where `fathom serve-model` finds vLLM and where it lets it listen."""
+
+    vllm: Path | None = None
+    """The virtual environment, python or command of vLLM; None looks on PATH."""
+    host: str = "127.0.0.1"
+    port: int = 8000
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.port <= 65535:
+            raise UsageError(f"a port is a number from 1 to 65535; {self.port} was given")
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything a run was told, resolved. Each field but the first and the last two is a section of fathom.toml."""
 
@@ -169,6 +186,7 @@ class Settings:
     answer: AnswerSettings = field(default_factory=AnswerSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     chat: ChatSettings = field(default_factory=ChatSettings)
+    serving: ServingSettings = field(default_factory=ServingSettings)
     uploads: UploadLimits = field(default_factory=UploadLimits)
     profile: ProfileName = "embedded"
     """The ready-made choice of models whose defaults stand under all others; see profiles.py."""
@@ -292,20 +310,40 @@ def on_registered_model(engine: EngineSettings, models: Path) -> EngineSettings:
     """The engine on a model of the registry where it names one; else as it is.
 
     The embedded engine runs what was exported for it, the local one the model's own files, in place of the embedded one
-    too where nothing was exported. A registered name goes before a file or folder of that name, which its whole path
-    still means. Raises DamagedError.
+    too where nothing was exported; an adapter is the local engine on its base under it. A registered name goes before a
+    file or folder of that name, which its whole path still means. Raises DamagedError, and for adapters UsageError and
+    MissingError.
     """
-    if engine.name == "server" or engine.model is None:
+    if engine.name == "server" or (engine.model is None and engine.adapter is None):
         return engine
     from adapt.registry import find, is_registered
 
-    word = engine.model.as_posix()
-    if not is_registered(models, word):
+    if engine.adapter is not None and is_registered(models, engine.adapter.as_posix()):
+        entry = find(models, engine.adapter.as_posix())
+        if not entry.is_adapter:
+            raise UsageError(f"'{entry.name}' is a whole model and no adapter; name it as the model")
+        if engine.model is None:
+            return _on_adapter(engine, entry, models)
+        engine = dataclasses.replace(engine, name="local", adapter=entry.folder)
+    if engine.model is None or not is_registered(models, engine.model.as_posix()):
         return engine
-    entry = find(models, word)
-    if engine.name == "embedded" and entry.gguf is not None:
+    entry = find(models, engine.model.as_posix())
+    if engine.name == "embedded" and entry.gguf is not None and engine.adapter is None:
         return dataclasses.replace(engine, model=entry.gguf)
+    if entry.is_adapter:
+        if engine.adapter is not None:
+            raise UsageError(f"'{entry.name}' is an adapter, and '{engine.adapter}' cannot go on top of it; name one")
+        return _on_adapter(engine, entry, models)
     return dataclasses.replace(engine, name="local", model=entry.folder)
+
+
+def _on_adapter(engine: EngineSettings, adapter: "Entry", models: Path) -> EngineSettings:
+    """The local engine on an adapter's base under it, held as it was when the adapter learnt."""
+    from adapt.adapters import base_of, held
+
+    _, base = base_of(models, adapter, cache=models.parent / "cache")
+    precision = engine.precision or held(adapter)
+    return dataclasses.replace(engine, name="local", model=base, adapter=adapter.folder, precision=precision)
 
 
 def _read_file(file: Path) -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.commands.model_export import export
 from app.commands.options import AsJson, Run, Workspace, begin
 from app.failures import FAILED
 from retrieval.errors import UsageError
@@ -34,19 +34,20 @@ def list_models(workspace: Workspace = None, as_json: AsJson = False) -> None:
     for entry in entries:
         said = _brief(entry)
         if entry.damage is not None:
-            rows.append([entry.name, "", "damaged", "", "", _size(said["bytes"])])
+            rows.append([entry.name, "", "damaged", "", "", "", _size(said["bytes"])])
             continue
         rows.append(
             [
                 entry.name,
                 str(said["created"] or ""),
                 str(said["base"] or ""),
+                said["kind"],
                 " → ".join(said["stages"]),
                 "; ".join(f"{name} {_changed(figure)}" for name, figure in list(_figures(entry).items())[:3]),
                 _size(said["bytes"]),
             ]
         )
-    run.terminal.table(("name", "made", "base", "stages", "against the base", "size"), rows, right=(5,))
+    run.terminal.table(("name", "made", "base", "kind", "stages", "against the base", "size"), rows, right=(6,))
     for entry in entries:
         if entry.damage is not None:
             run.terminal.note(entry.damage, style="yellow")
@@ -58,6 +59,7 @@ def list_models(workspace: Workspace = None, as_json: AsJson = False) -> None:
 def show(name: Name, workspace: Workspace = None, as_json: AsJson = False) -> None:
     """Lineage, figures and gates of a model."""
     run = begin(workspace, as_json)
+    from adapt.adapters import adapters_on
     from adapt.registry import find
 
     entry = find(run.settings.models, name)
@@ -68,9 +70,11 @@ def show(name: Name, workspace: Workspace = None, as_json: AsJson = False) -> No
     run.terminal.line(entry.name, style="bold")
     recipe = _mapping(said.get("recipe"))
     base = _mapping(said.get("base"))
+    held = ", held in 4 bits while the adapter learnt" if base.get("held") == "nf4" else ""
     facts = [
+        ("kind", "adapter" if entry.is_adapter else "model"),
         ("made", f"{said.get('created', '')} by fathom {said.get('fathom', '')}"),
-        ("base", f"{_text(base.get('name'))} {_short(base.get('sha256'))}"),
+        ("base", f"{_text(base.get('name'))} {_short(base.get('sha256'))}{held}"),
         ("recipe", f"{_text(recipe.get('name'))} {_short(recipe.get('sha256'))}"),
         ("content", _short(entry.sha256)),
         ("folder", f"{entry.folder} ({_size(entry.bytes)} in {len(said['files'])} files)"),
@@ -81,6 +85,9 @@ def show(name: Name, workspace: Workspace = None, as_json: AsJson = False) -> No
     _print_stages(run, said)
     _print_figures(run, entry)
     _print_gates(run, said)
+    adapters = [one.name for one in adapters_on(run.settings.models, entry.name)]
+    if adapters:
+        run.terminal.line(f"  adapters on it: {', '.join(adapters)}")
     run.terminal.note(f"answer with it: fathom ask QUESTION --model {entry.name}, or fathom chat --model {entry.name}")
 
 
@@ -117,38 +124,7 @@ def verify(
         raise typer.Exit(FAILED)
 
 
-@app.command("export")
-def export(
-    name: Name,
-    to: Annotated[
-        Path | None,
-        typer.Option("--to", "-o", metavar="FILE", help="Write to this file.", show_default="the model's own folder"),
-    ] = None,
-    kind: Annotated[str, typer.Option("--type", metavar="KIND", help="q8_0 (8 bits a weight) or f16.")] = "q8_0",
-    workspace: Workspace = None,
-    as_json: AsJson = False,
-) -> None:
-    """Write a model as a GGUF file; in its own folder, the embedded engine runs it from then on."""
-    run = begin(workspace, as_json)
-    from adapt.export import KINDS, export_gguf
-    from adapt.registry import add_export, find
-
-    entry = find(run.settings.models, name)
-    chosen = next((one for one in KINDS if one == kind.lower()), None)
-    if chosen is None:
-        raise UsageError(f"--type is one of {', '.join(KINDS)}; '{kind[:40]}' was given")
-    if to is not None and (to.is_dir() or not to.absolute().parent.is_dir()):
-        raise UsageError(f"'{to}' cannot be written; name a file in a folder that is there")
-    file = to.absolute() if to is not None else entry.folder / f"{entry.name}.{chosen.upper()}.gguf"
-    with run.terminal.progress() as progress:
-        export_gguf(entry.folder, file, kind=chosen, progress=progress)
-    if to is None:
-        add_export(entry, file)
-    if as_json:
-        run.terminal.json({"file": str(file), "bytes": file.stat().st_size, "type": chosen})
-        return
-    run.terminal.line(str(file))
-    run.terminal.done(f"'{entry.name}' was written as {chosen} ({_size(file.stat().st_size)})")
+app.command("export")(export)
 
 
 @app.command("remove")
@@ -160,6 +136,7 @@ def remove(
 ) -> None:
     """Delete a registered model with its files."""
     run = begin(workspace, as_json)
+    from adapt.adapters import adapters_on
     from adapt.registry import registered
     from adapt.registry import remove as take_out
 
@@ -169,6 +146,9 @@ def remove(
             raise UsageError(f"removing '{name}' deletes its weights; say --yes")
         typer.confirm(f"Delete '{name}' and its weights?", abort=True, err=True)
     entry = take_out(models, name)
+    left = [one.name for one in adapters_on(models, entry.name)]
+    if left:
+        run.terminal.note(f"without it {', '.join(left)} cannot run: they are adapters on it", style="yellow")
     if as_json:
         run.terminal.json({"removed": entry.name})
     else:
@@ -182,6 +162,7 @@ def _brief(entry: "Entry") -> dict[str, Any]:
         "folder": str(entry.folder),
         "created": said.get("created"),
         "base": _mapping(said.get("base")).get("name"),
+        "kind": "adapter" if entry.is_adapter else "model",
         "recipe": _mapping(said.get("recipe")).get("name"),
         "stages": [_text(stage.get("name")) for stage in _listed(said.get("stages"))],
         "metrics": said.get("metrics", {}),

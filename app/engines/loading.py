@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adapt.export.gguf_file import NOT_EMBEDDED
 from app.engines.gguf import GgufHeader, read_header
 from app.engines.openvino_adapter import strength
 from eval.models.packaged import packaged_model
@@ -80,6 +81,8 @@ def require_loadable(path: Path | None, adapter: Path | None = None) -> GgufHead
             strength(path, adapter)
         return None
     header = read_header(path)
+    if reason := header.metadata.get(NOT_EMBEDDED):
+        raise UsageError(f"the embedded engine must not run {path}: {str(reason)[:400]}")
     if adapter is not None:
         # Its weights get names that no adapter knows: OpenVINO would report every tensor as unused and go on.
         raise UsageError(

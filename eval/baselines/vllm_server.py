@@ -148,7 +148,7 @@ def serving(model: Path, flags: Flags | None = None, *, extra: Sequence[str] = (
         )
     running = Running(f"{url}/v1", model.name, 0.0, process, log)
     try:
-        while not _answers(f"{url}/health"):
+        while not is_healthy(f"{url}/health"):
             if process.poll() is not None or time.monotonic() - began > STARTING_SECONDS:
                 why = "ended" if process.poll() is not None else f"did not answer within {STARTING_SECONDS:.0f} s"
                 end = log.read_text(encoding="utf-8", errors="replace").strip()[-1500:]
@@ -166,7 +166,8 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _answers(url: str) -> bool:
+def is_healthy(url: str) -> bool:
+    """Whether a server on this machine answers with 200."""
     # No proxy of the environment stands between this machine and itself.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:

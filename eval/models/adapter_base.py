@@ -57,19 +57,34 @@ def adapter_base(adapter: Path) -> AdapterBase | None:
         raise DamagedError(f"{file} does not say which base the adapter has ({error!r}); save it again") from error
 
 
-def require_base(adapter: Path, model: str, folder: Path, *, cache: Path) -> AdapterBase | None:
-    """What an adapter says of its base, which the model in `folder` must be. Hashes of large files are remembered in
-    `cache`. Raises UsageError for another model, whatever its layers are called: under it an adapter speaks nonsense
-    and nothing fails."""
-    from retrieval.embedding.model_files import find_model, weights_hash
+def base_hash(adapter: Path) -> str | None:
+    """The hash (see `weights_hash`) of the base that an adapter was trained on; None where nobody wrote it down.
 
+    Raises DamagedError."""
     told = adapter_base(adapter)
-    if told is None:
-        return None
-    found = weights_hash(find_model(str(folder), download=False), cache)
-    if found != told.sha256:
+    return None if told is None else told.sha256
+
+
+def require_base(adapter: Path, weights: str, model: str) -> None:
+    """Raises UsageError where an adapter was trained on other weights than those of `model`, with the hash `weights`:
+    every size may fit, nothing fails, and what it writes is nonsense."""
+    told = adapter_base(adapter)
+    if told is not None and told.sha256 != weights:
         raise UsageError(
             f"the adapter '{adapter.name}' was trained on '{told.name}' (weights {told.sha256[:12]}), and '{model}' "
-            f"has other weights ({found[:12]}); name the model it was trained on"
+            f"has other weights ({weights[:12]}); run it on its own base"
         )
+
+
+def require_base_in(adapter: Path, model: str, folder: Path, *, gguf: str | None, cache: Path) -> AdapterBase | None:
+    """What an adapter says of its base, which the model in `folder` must be. `gguf` is the file there that has the
+    weights, if they are not safetensors. Hashes of large files are remembered in `cache`. Raises as `require_base`."""
+    from retrieval.embedding.model_files import find_model, weights_hash
+    from retrieval.embedding.stored import file_hash
+
+    told = adapter_base(adapter)
+    if told is not None:
+        # A GGUF that is too large to unpack is nothing that an adapter was trained on.
+        found = file_hash(folder / gguf) if gguf else weights_hash(find_model(str(folder), download=False), cache)
+        require_base(adapter, found, model)
     return told

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from eval.models.adapter_base import FourBits, require_base
+from eval.models.adapter_base import FourBits, require_base_in
 from eval.models.packaged import packaged_model
 from retrieval.errors import DamagedError, MissingError, UsageError
 
@@ -212,9 +212,8 @@ def load_parts(
     with _in_words(place), quiet():
         here = unpacked(place, cache)
         if place.adapter is not None:
-            base = require_base(
-                place.adapter, place.name.removesuffix(f" + {place.adapter.name}"), here.folder, cache=cache
-            )
+            name = place.name.removesuffix(f" + {place.adapter.name}")
+            base = require_base_in(place.adapter, name, here.folder, gguf=here.gguf, cache=cache)
             four_bits = four_bits or (base.four_bits if base is not None else None)
         bits = None
         if precision == "nf4":

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from openvino_export import export
 from tiny_models import byte_tokenizer, llama, save
 
+from adapt.export.openvino_folder import write_graph as export
 from app.engines import loading
 from app.engines.embedded import EmbeddedModel, open_embedded
 from app.engines.local import LocalModel, open_local

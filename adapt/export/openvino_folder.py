@@ -1,14 +1,52 @@
-"""A causal language model of transformers → a folder as OpenVINO GenAI reads it, with the names that adapters need.
+"""A folder with a causal language model of transformers → a folder as OpenVINO GenAI runs it, with the names of layers
+that adapters need and the model's own way to split text.
 
 What optimum-intel does, in its smallest form: a stateful graph whose cache can be reordered by `beam_idx`.
 """
 
+import shutil
 from pathlib import Path
 from typing import Any
 
+from eval.runs.parts import Progress
+from retrieval.embedding.no_telemetry import refuse_telemetry
+from retrieval.errors import UsageError
 
-def export(model: Any, tokenizer: Any, folder: Path) -> Path:
-    """Write graph, tokenizer, detokenizer and config.json."""
+_BESIDE = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
+
+
+def export_openvino(
+    folder: Path, out: Path, *, cache: Path, halves: bool = True, progress: Progress = lambda *_: None
+) -> None:
+    """The model in `folder` as an OpenVINO model in the folder `out`: graph, tokenizer, detokenizer, chat template.
+    `halves`: weights in fp16, else in fp32.
+
+    Raises UsageError for a model that OpenVINO cannot take, MissingError or DamagedError where there is none, OSError.
+    """
+    from eval.models.language_models import load_parts, locate
+
+    progress("loading", 0, 3)
+    model, tokenizer, _ = load_parts(locate(str(folder), download=False), cache=cache, device="cpu", precision="fp32")
+    progress("tracing", 1, 3)
+    try:
+        write_graph(model, tokenizer, out, halves=halves)
+    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise UsageError(
+            f"'{folder}' ({model.config.model_type}) cannot be made an OpenVINO model: {reason}; run it with the local "
+            "engine"
+        ) from error
+    progress("writing", 2, 3)
+    for name in _BESIDE:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, out / name)
+    if isinstance(tokenizer.chat_template, str):
+        (out / "chat_template.jinja").write_text(tokenizer.chat_template, encoding="utf-8")
+
+
+def write_graph(model: Any, tokenizer: Any, folder: Path, *, halves: bool = False) -> Path:
+    """Write graph, tokenizer, detokenizer and config.json of what transformers loaded."""
+    refuse_telemetry()
     import openvino as ov
     import torch
     from openvino import opset13
@@ -44,7 +82,8 @@ def export(model: Any, tokenizer: Any, folder: Path) -> Path:
                 flat += [layer.keys, layer.values]
             return (told.logits, *flat)
 
-    heads, width = config.num_key_value_heads, config.hidden_size // config.num_attention_heads
+    heads = config.num_key_value_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     example = {
         "input_ids": torch.ones((2, 3), dtype=torch.long),
         "attention_mask": torch.ones((2, 5), dtype=torch.long),
@@ -83,8 +122,8 @@ def export(model: Any, tokenizer: Any, folder: Path) -> Path:
         if node.get_type_name() == "ReadValue":
             node.set_arguments([nothing])
     graph.validate_nodes_and_infer_types()
-    folder.mkdir(parents=True)
-    ov.save_model(graph, folder / "openvino_model.xml", compress_to_fp16=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    ov.save_model(graph, folder / "openvino_model.xml", compress_to_fp16=halves)
     words, back = convert_tokenizer(tokenizer, with_detokenizer=True)
     ov.save_model(words, folder / "openvino_tokenizer.xml")
     ov.save_model(back, folder / "openvino_detokenizer.xml")

@@ -1,0 +1,1 @@
+"""A registered model or adapter → the forms in which models are served elsewhere."""
