@@ -70,6 +70,13 @@ REFUSALS: dict[Language, str] = {
     "zh": "文档中似乎没有这个问题的答案。最接近的段落列在来源中。",
 }
 
+NO_ANSWER: dict[Language, str] = {
+    "en": "The passages do not answer this question.",
+    "zh": "段落没有回答这个问题。",
+}
+"""What a model is trained to write where they do not; `retrieval.answering.says_no_answer` knows it, like other words
+for the same."""
+
 _CJK = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]")
 _KANA = re.compile(r"[\u3040-\u30ff]")
 # Invisible characters could hide inside a delimiter and keep it from being seen here but not by a tokenizer.

@@ -1,0 +1,96 @@
+"""Question sets → examples of answering from passages."""
+
+import json
+from pathlib import Path
+
+import pytest
+from fakes import HashingEmbedder
+
+from adapt.instructions.example import Example, read_examples, write_examples
+from adapt.instructions.from_questions import (
+    Making,
+    examples_from_questions,
+    held_out_documents,
+    held_out_questions,
+    write_held_out,
+)
+from adapt.instructions.importing import Imported
+from eval.data.questions import QuestionSet, read_questions
+from retrieval.answering import says_no_answer
+from retrieval.errors import UsageError
+
+PLANTS = ("fern", "oak", "moss", "birch", "reed", "larch", "holly", "aspen", "yew", "alder")
+
+
+def made_set(folder: Path) -> QuestionSet:
+    documents = [
+        {"_id": f"d{n}", "title": plant, "text": f"The {plant} grows {n + 2} metres high in wet ground."}
+        for n, plant in enumerate(PLANTS)
+    ]
+    questions = [
+        {"id": f"q{n}", "question": f"How high does the {plant} grow?", "context_id": f"d{n}",
+         "answers": [f"{n + 2} metres"], "answer_starts": [documents[n]["text"].index(f"{n + 2} metres")]}
+        for n, plant in enumerate(PLANTS)
+    ]  # fmt: skip
+    folder.mkdir()
+    for name, rows in (("corpus.jsonl", documents), ("qa.jsonl", questions)):
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return read_questions(folder)
+
+
+def made(found: QuestionSet, making: Making, tmp_path: Path) -> tuple[list[Example], Imported]:
+    into = Imported()
+    examples = examples_from_questions(found, making, into, embedder=HashingEmbedder(), cache=tmp_path / "cache")
+    return list(examples), into
+
+
+def test_an_answer_is_the_gold_one_and_cites_the_passage_that_holds_it(tmp_path: Path) -> None:
+    found = made_set(tmp_path / "set")
+    examples, into = made(found, Making(distractors=3, unanswerable=0.0), tmp_path)
+    assert len(examples) == into.examples == into.rows == 10
+    numbers = set()
+    for number, example in enumerate(examples):
+        system, user, assistant = example.messages
+        answer, mark = assistant.content.rsplit(" ", 1)
+        assert answer == f"{number + 2} metres" and example.labels["group"] == f"d{number}"
+        shown = user.content.split(f'<passage number="{mark.strip("[]")}"')[1].split("</passage")[0]
+        assert answer in shown and PLANTS[number] in shown
+        numbers.add(mark)
+    assert len(numbers) > 1  # the right passage stands in several places
+
+
+def test_without_the_gold_passage_the_answer_is_that_there_is_none(tmp_path: Path) -> None:
+    examples, _ = made(made_set(tmp_path / "set"), Making(distractors=2, unanswerable=0.6, seed=4), tmp_path)
+    refused = [example for example in examples if example.labels["unanswerable"]]
+    assert 2 <= len(refused) < len(examples)
+    for example in refused:
+        plant = PLANTS[int(str(example.labels["group"])[1:])]
+        assert says_no_answer(example.messages[-1].content)
+        passages = example.messages[-2].content.split("Question:")[0]
+        assert f"The {plant} grows" not in passages and "<passage" in passages
+
+
+def test_questions_of_held_out_documents_are_never_examples_and_can_be_measured(tmp_path: Path) -> None:
+    found = made_set(tmp_path / "set")
+    making = Making(hold_out=0.3, unanswerable=0.4, seed=1)
+    away = held_out_documents(found, 0.3)
+    assert away == {"d7", "d8", "d9"}
+    examples, into = made(found, making, tmp_path)
+    assert not {example.labels["group"] for example in examples} & away and into.left_out.counts["held out"] == 3
+    rows = held_out_questions(found, making, embedder=HashingEmbedder(), cache=tmp_path / "cache")
+    assert write_held_out(tmp_path / "held", found, rows) == 3
+    again = read_questions(tmp_path / "held")
+    assert [question.id for question in again.questions] == ["q7", "q8", "q9"]
+    for question in again.questions:
+        gold = f"d{question.id[1:]}"
+        assert (question.documents == (gold,)) == question.answerable
+        assert not question.answerable or question.spans[0].document == gold
+    write_examples(tmp_path / "examples.jsonl", examples)
+    assert len(list(read_examples(tmp_path / "examples.jsonl"))) == len(examples)
+
+
+def test_impossible_wishes_are_refused() -> None:
+    with pytest.raises(UsageError, match="it is a share"):
+        Making(unanswerable=1.5)
+    with pytest.raises(UsageError, match="need distractors"):
+        Making(distractors=0)
