@@ -36,6 +36,7 @@ from adapt.recipe_file import stage_names
 from adapt.recipe_rules import SELECTED, measured_labels
 from adapt.serving_limits import remarks_on
 from adapt.training.adapters.own_weights import NO_BIAS
+from adapt.training.bases import base_of
 from eval.runs.parts import Progress
 from retrieval.embedding.stored import file_hash
 from retrieval.errors import FathomError, UsageError
@@ -487,18 +488,3 @@ class _Planning:
                 return sum(1 for _ in islice(lines, limit))
         except OSError:
             return limit or 1000  # told with the files that are missing
-
-
-def base_of(name: str, *, cache: Path, models: Path | None) -> Path:
-    """The folder of a recipe's base, which must be on this machine: a registered model first, else as everywhere.
-
-    Raises MissingError, UsageError or DamagedError.
-    """
-    from adapt.registry import is_registered
-    from adapt.training.bases import base_folder
-    from eval.models.language_models import locate
-
-    if models is not None and is_registered(models, name):
-        name = str(models / name)
-    locate(name, download=False)  # nobody expects a plan to fetch gigabytes
-    return base_folder(name, cache=cache)

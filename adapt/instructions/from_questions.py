@@ -98,8 +98,8 @@ def _example(
     if question.answerable and (not question.answers or question.kind not in ("span", "yes-no", "choice")):
         into.left_out.add(WITHOUT_ANSWER, source, "has no short answer to learn")
         return None
-    shown, k, _ = contexts.of(question)
-    hits = list(shown.search(question.text, k=k).hits)
+    shown, k, filters = contexts.of(question)
+    hits = list(shown.search(question.text, mode=contexts.mode, k=k, filters=filters, owners=None).hits)
     gold = [hit for hit in hits if question.answerable and is_gold(hit, question)]
     others = [hit for hit in hits if hit not in gold]
     draw = random.Random(f"{making.seed} {question.id}")

@@ -30,6 +30,19 @@ def base_folder(name: str, *, cache: Path) -> Path:
     return there.folder
 
 
+def base_of(name: str, *, cache: Path, models: Path | None) -> Path:
+    """The folder of a recipe's base, which must be on this machine: a registered model first, else as everywhere.
+
+    Raises MissingError, UsageError or DamagedError.
+    """
+    from adapt.registry import is_registered
+
+    if models is not None and is_registered(models, name):
+        name = str(models / name)
+    locate(name, download=False)  # nobody expects a plan to fetch gigabytes
+    return base_folder(name, cache=cache)
+
+
 def weights_hash(folder: Path, *, cache: Path | None = None) -> str:
     """SHA-256 (hex) over weights, config and tokenizer of a model folder; large files' hashes are remembered in `cache`
     (None: the user's). Raises MissingError, UsageError or DamagedError."""

@@ -10,9 +10,10 @@ from tiny_models import byte_tokenizer, llama, save
 
 from adapt.corpus.preparing import prepare
 from adapt.machine import GIB, Gpu, Machine
-from adapt.planning import base_of, plan
+from adapt.planning import plan
 from adapt.plans import Plan
 from adapt.recipe_file import load_recipe
+from adapt.training.bases import base_of
 from retrieval.errors import MissingError, UsageError
 
 LAPTOP = Machine(cores=4, memory=16 * GIB, free=8 * GIB, bf16=False)

@@ -90,8 +90,8 @@ def _found(run: Run, corpus: str, model: str, title: str | None, chosen: dict[st
     from transformers import AutoTokenizer
 
     from adapt.corpus.sources import OpenSource
-    from adapt.planning import base_of
     from adapt.recipe import Source, Vocabulary
+    from adapt.training.bases import base_of
     from adapt.vocabulary.terms import candidates
 
     path, field = corpus, "text"
