@@ -94,7 +94,7 @@ def made_adapter(base: Path, to: Path, *, seed: int = 3, facts: bool = True, **o
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from adapt.training.bases import weights_hash
-    from adapt.training.methods import write_base_facts
+    from eval.models.adapter_base import AdapterBase
 
     model = AutoModelForCausalLM.from_pretrained(str(base))
     torch.manual_seed(seed)
@@ -107,7 +107,7 @@ def made_adapter(base: Path, to: Path, *, seed: int = 3, facts: bool = True, **o
     adapted.save_pretrained(to)
     AutoTokenizer.from_pretrained(str(base)).save_pretrained(to)
     if facts:
-        write_base_facts(to, base=base, sha256=weights_hash(base, cache=to.parent / "hashes"))
+        AdapterBase(base.name, weights_hash(base, cache=to.parent / "hashes")).write(to)
     return to
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from adapt.export.model_folder import read_json_file
 from eval.models.adapter_base import FILE as BASE_FACTS
-from eval.models.adapter_base import require_base
+from eval.models.adapter_base import adapter_base, require_base
 from eval.runs.parts import Progress
 from eval.runs.run_folder import write_json
 from retrieval.errors import UsageError
@@ -74,7 +74,9 @@ def merge(base: Path, adapter: Path, out: Path, *, held: str | None, cache: Path
         )
     place = locate(str(base), adapter if held != "nf4" else None, download=False)
     if held == "nf4":
-        fresh, _, _ = load_parts(place, cache=cache, device="cpu", precision="nf4")
+        told = adapter_base(adapter)
+        bits = told.four_bits if told is not None else None
+        fresh, _, _ = load_parts(place, cache=cache, device="cpu", precision="nf4", four_bits=bits)
         fresh = fresh.dequantize().float()
         under = PeftModel.from_pretrained(fresh, str(adapter), use_safetensors=True)
     else:
