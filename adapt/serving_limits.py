@@ -4,19 +4,20 @@ Read from vLLM 0.32: vllm/lora/peft_helper.py, vllm/lora/utils.py and vllm/confi
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from adapt.recipe import METHOD_FIELDS, Method
 from eval.models.adapter_fit import other_parts
-from retrieval.errors import DamagedError
+from retrieval.errors import DamagedError, UsageError
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What --max-lora-rank may be; its default is 16."""
 _HARMLESS_STARTS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
 """Beginnings of an adapter that leave the base's weights as they are."""
 _WHOLE_MODULES = ("classifier", "score")
+_REMEDY = "merge it into its base and serve that"
 
 
 def refused_by_vllm(adapter: Method | Mapping[str, Any], *, most_rank: int = RANKS[-1]) -> list[str]:
@@ -32,17 +33,31 @@ def refused_by_vllm(adapter: Method | Mapping[str, Any], *, most_rank: int = RAN
 
 def refused_folder(folder: Path, *, most_rank: int = RANKS[-1]) -> list[str]:
     """The same for an adapter's folder, with what its weights hold. Raises DamagedError."""
-    try:
-        config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
-        if not isinstance(config, dict):
-            raise ValueError("no mapping")
-    except (OSError, ValueError, RecursionError) as error:
-        raise DamagedError(f"{folder}/adapter_config.json cannot be read ({error}); save the adapter again") from error
-    found = refused_by_vllm(config, most_rank=most_rank)
+    found = refused_by_vllm(_config(folder), most_rank=most_rank)
     if not found:
         odd = sorted(name for name in other_parts(folder) if not name.endswith(".base_layer.weight"))
         if odd:
             found.append(f"its weights hold '{odd[0][:80]}', and vLLM reads matrices lora_A and lora_B alone")
+    return found
+
+
+def require_servable(folder: Path, name: str) -> None:
+    """Raises UsageError with every reason why vLLM would refuse the adapter, MissingError or DamagedError for what is
+    none."""
+    from eval.models.language_models import judge_adapter
+
+    judge_adapter(folder)
+    reasons = refused_folder(folder)
+    if reasons:
+        raise UsageError(f"vLLM would refuse the adapter '{name}': {'; '.join(reasons)}; {_REMEDY}")
+
+
+def max_rank(folders: Iterable[Path]) -> int:
+    """The least --max-lora-rank under which all of these adapters run. Raises UsageError beyond what there is."""
+    largest = max(max(_ranks(_config(folder)), default=1) for folder in folders)
+    found = next((rank for rank in RANKS if rank >= largest), None)
+    if found is None:
+        raise UsageError(f"an adapter has rank {largest}, and vLLM takes 1 to {RANKS[-1]}; {_REMEDY}")
     return found
 
 
@@ -57,12 +72,6 @@ def remarks_on(method: Method, serve: str | None) -> list[str]:
         f"vLLM would refuse the adapter by itself ({reason}), and serves the merged model"
         for reason in refused_by_vllm(method)
     ]
-
-
-def rank_for(adapter: Mapping[str, Any]) -> int | None:
-    """The --max-lora-rank that a server needs for an adapter_config.json; None where no allowed one suffices."""
-    largest = max(_ranks(adapter), default=0)
-    return next((rank for rank in RANKS if rank >= largest), None)
 
 
 def _as_config(method: Method) -> dict[str, Any]:
@@ -104,10 +113,21 @@ def _of_config(config: Mapping[str, Any], most_rank: int) -> Iterator[str]:
         ("layer_replication", "it repeats layers (layer_replication)"),
         ("use_bdlora", "it is block-diagonal (BD-LoRA)"),
         ("use_qalora", "it is a QALoRA adapter"),
+        ("target_parameters", "it changes bare parameters (target_parameters)"),
         ("trainable_token_indices", "it holds rows of the embedding (trainable_token_indices)"),
     ):
         if config.get(key):
             yield what
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("no mapping")
+        return config
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedError(f"{folder}/adapter_config.json cannot be read ({error}); save the adapter again") from error
 
 
 def _ranks(config: Mapping[str, Any]) -> list[int]:

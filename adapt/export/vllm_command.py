@@ -10,8 +10,8 @@ from pathlib import Path
 
 from adapt.adapters import base_of, held, require_base_of
 from adapt.export.model_folder import ends_of, template_of
-from adapt.export.vllm_check import max_rank, require_servable
 from adapt.registry import Entry, find, is_registered
+from adapt.serving_limits import max_rank, require_servable
 from retrieval.errors import UsageError
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_exports import made_adapter, made_model, tokenizer_of
 
 from adapt.recipe import Method
-from adapt.serving_limits import RANKS, rank_for, refused_by_vllm, refused_folder
-from retrieval.errors import DamagedError
+from adapt.serving_limits import RANKS, max_rank, refused_by_vllm, refused_folder, require_servable
+from retrieval.errors import DamagedError, MissingError, UsageError
 
 PLAIN: dict[str, Any] = {"peft_type": "LORA", "r": 16, "lora_alpha": 32, "target_modules": ["q_proj"]}
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -64,9 +65,31 @@ def test_methods_of_a_recipe_are_judged_before_training() -> None:
         assert "vLLM serves LoRA adapters alone" in refused_by_vllm(Method(kind=kind))[0]  # type: ignore[arg-type]
 
 
-def test_a_server_is_told_the_least_rank_that_suffices() -> None:
-    assert rank_for({"r": 8}) == 8 and rank_for({"r": 9, "rank_pattern": {"x": 130}}) == 256
-    assert rank_for({"r": 513}) is None
+def test_the_rank_that_the_server_is_told_is_the_least_that_suffices(tmp_path: Path) -> None:
+    def with_rank(rank: int) -> Path:
+        folder = tmp_path / str(rank)
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text(json.dumps(PLAIN | {"r": rank}))
+        return folder
+
+    assert [max_rank([with_rank(rank)]) for rank in (1, 4, 8, 17, 300)] == [1, 8, 8, 32, 320]
+    assert max_rank([tmp_path / "4", tmp_path / "17"]) == 32
+    with pytest.raises(UsageError, match="rank 600"):
+        max_rank([with_rank(600)])
+
+
+def test_an_adapter_that_would_be_refused_is_not_served(tmp_path: Path) -> None:
+    base = made_model(tmp_path / "base", "llama", tokenizer_of("smollm"))
+    require_servable(made_adapter(base, tmp_path / "plain", r=4), "plain")
+    dora = made_adapter(base, tmp_path / "dora", use_dora=True)
+    with pytest.raises(UsageError, match="refuse the adapter 'dora': it is a DoRA adapter.*; merge it into its base"):
+        require_servable(dora, "dora")
+    said = json.loads((dora / "adapter_config.json").read_text())
+    (dora / "adapter_config.json").write_text(json.dumps(said | {"use_dora": False}))
+    with pytest.raises(UsageError, match="its weights hold .*magnitude"):
+        require_servable(dora, "dora")
+    with pytest.raises(MissingError, match="no adapter"):
+        require_servable(base, "base")
 
 
 def test_weights_that_are_no_lora_are_found_in_the_folder(tmp_path: Path) -> None:

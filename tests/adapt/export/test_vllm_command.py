@@ -66,7 +66,7 @@ def test_what_cannot_be_served_is_refused_by_name(models: Path, tmp_path: Path) 
     cache = tmp_path / "c"
     with pytest.raises(UsageError, match="'legal' was trained on .* and 'other' has other weights"):
         plan_serving(models, "other", ["legal"], cache=cache)
-    with pytest.raises(UsageError, match="refuse the adapter 'dora': vLLM does not take DoRA"):
+    with pytest.raises(UsageError, match="refuse the adapter 'dora': it is a DoRA adapter"):
         plan_serving(models, "base", ["dora"], cache=cache)
     with pytest.raises(UsageError, match="'other' is a whole model and no adapter"):
         plan_serving(models, "base", ["other"], cache=cache)
