@@ -235,6 +235,10 @@ class Warming(Settings):
 
     tokens: Count = 60_000
     lr: Positive = 5e-3
+    replay: str | None = None
+    """Source of general text in which the new rows are shown too, for phrases stand in every kind of text."""
+    replay_share: Share = 0.3
+    """Of the tokens."""
 
 
 class Vocabulary(Settings):
