@@ -116,7 +116,8 @@ def _serve(run: Run, plan: "Serving", running: "Running") -> None:
     else:
         run.terminal.line(f"{running.url} serves {', '.join(models)}")
         run.terminal.note(
-            f"ask it: fathom ask QUESTION --model '{running.url}#{models[-1]}'; its log: {running.log}; Ctrl-C ends it"
+            f"ask it: FATHOM_ENGINE_URL={running.url} fathom ask QUESTION --model {models[-1]}; its log: "
+            f"{running.log}; Ctrl-C ends it"
         )
     while running.process.poll() is None:
         time.sleep(0.5)

@@ -117,6 +117,30 @@ def test_the_chain_leaves_a_registered_model_with_its_evidence(place: Place) -> 
     assert result.report is not None and "domain" in result.report.read_text("utf-8")
 
 
+def test_the_adapter_of_the_last_stage_is_registered_with_the_base_it_belongs_to(place: Place) -> None:
+    from adapt.adapters import base_of
+
+    models = place.folder / "workspace" / "models"
+    lora = (
+        "  - dapt: {block: 32, batch_tokens: 128, tokens: 256, precision: fp32, lr: 1e-2, mix: {domain: rest},\n"
+        "           method: {kind: lora, r: 4}}\n"
+    )
+    result = place.run(place.recipe(stages="stages:\n" + lora))
+    assert result.model is not None and not result.model.is_adapter
+    adapter = find(models, "small-adapter")
+    assert adapter.is_adapter and verify(adapter) == []
+    assert adapter.manifest["base"] == {"name": str(place.base), "sha256": result.model.manifest["base"]["sha256"]} | {
+        "held": None
+    }
+    assert base_of(models, adapter, cache=place.folder / "c")[1] == place.base
+    vocabulary = STAGES.splitlines()[2]
+    two = place.run(place.recipe(stages=f"stages:\n{vocabulary}\n{lora}"), run="two")
+    assert two.model is not None
+    base, folder = base_of(models, find(models, "two-adapter"), cache=place.folder / "c")
+    assert base == "two-base" and equal(folder, two.stages[0].model)
+    assert [stage["name"] for stage in find(models, "two-base").manifest["stages"]] == ["vocabulary"]
+
+
 def test_what_is_finished_is_not_done_again_and_what_depends_on_a_change_is(place: Place) -> None:
     first = place.run()
     again = place.run()

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_exports import made_adapter, made_model, tokenizer_of
 from tiny_models import byte_tokenizer, llama, save
 
+from adapt.adapters import register_adapter
 from adapt.registry import Entry, register
 from app.build import engine_settings
 from app.settings import load_settings
@@ -57,7 +59,7 @@ def test_models_are_listed_with_their_lineage_and_figures(fathom: Fathom, medica
     assert (one["name"], one["base"], one["stages"]) == ("medical", "packaged", ["vocabulary", "dapt"])
     assert one["metrics"] == MANIFEST["metrics"] and one["damage"] is None and one["bytes"] > 10_000
     heading, row = fathom("model", "list").stdout.splitlines()
-    assert heading.split("\t")[:4] == ["name", "made", "base", "stages"]
+    assert heading.split("\t")[:5] == ["name", "made", "base", "kind", "stages"]
     assert "vocabulary → dapt" in row and "domain bits_per_byte -7.97%" in row
 
 
@@ -164,13 +166,14 @@ def test_a_suite_names_a_registered_model_too(fathom: Fathom, medical: Entry, tm
 
 def test_an_exported_model_is_run_by_the_embedded_engine(fathom: Fathom, medical: Entry, tmp_path: Path) -> None:
     plain = load_settings(medical.folder.parents[1], environment={})
-    assert "is one of q8_0, f16" in fathom("model", "export", "medical", "--type", "q3", code=2).output
-    assert "cannot be written" in fathom("model", "export", "medical", "--to", str(tmp_path), code=2).output
-    aside = json.loads(fathom("model", "export", "medical", "--to", str(tmp_path / "m.gguf"), "--json").stdout)
-    assert aside["bytes"] == (tmp_path / "m.gguf").stat().st_size
+    assert "is one of q8_0, f16, q4_0, q4_1" in fathom("model", "export", "medical", "--kind", "q3", code=2).output
+    (tmp_path / "taken").write_text("x")
+    assert "cannot be written" in fathom("model", "export", "medical", "--out", str(tmp_path / "taken"), code=2).output
+    aside = json.loads(fathom("model", "export", "medical", "--out", str(tmp_path / "m.gguf"), "--json").stdout)
+    assert aside["bytes"] == (tmp_path / "m.gguf").stat().st_size and aside["not_embedded"] is None
     assert engine_settings(plain, "medical").name == "local", "an export elsewhere is not the model's"
     file = medical.folder / "medical.F16.gguf"
-    assert str(file) in fathom("model", "export", "medical", "--type", "F16").output
+    assert str(file) in fathom("model", "export", "medical", "--kind", "F16").output
     assert "whole" in fathom("model", "verify").stdout
     ours = engine_settings(plain, "medical")
     assert (ours.name, ours.model) == ("embedded", file)
@@ -178,6 +181,66 @@ def test_an_exported_model_is_run_by_the_embedded_engine(fathom: Fathom, medical
     assert (ours.name, ours.model) == ("embedded", file)
     ours = engine_settings(plain, "local:medical")
     assert (ours.name, ours.model) == ("local", medical.folder), "who asks for the local engine gets it"
+
+
+def test_a_file_that_the_embedded_engine_must_not_run_is_not_what_it_gets(fathom: Fathom, tmp_path: Path) -> None:
+    folder = made_model(tmp_path / "made", "llama", tokenizer_of("llama-bpe"))
+    entry = register(tmp_path / "w" / "models", "three", folder, MANIFEST)
+    told = json.loads(fathom("model", "export", "three", "--json").stdout)
+    assert "splits text otherwise" in told["not_embedded"] and "llama.cpp runs it" in told["notes"][0]
+    plain = load_settings(tmp_path / "w", environment={})
+    assert engine_settings(plain, "three").name == "local"
+    assert fathom("model", "verify", "three") and entry.folder.joinpath("three.Q8_0.gguf").is_file()
+
+
+def test_a_model_is_exported_in_every_form_with_a_card(fathom: Fathom, medical: Entry, tmp_path: Path) -> None:
+    exports = tmp_path / "w" / "exports"
+    for form in ("hf", "vllm", "openvino"):
+        told = json.loads(fathom("model", "export", "medical", "--to", form, "--json").stdout)
+        assert Path(told["out"]) == exports / f"medical-{form}"
+        card = (exports / f"medical-{form}" / "README.md").read_text()
+        assert "# medical" in card and "license: apache-2.0" in card, "the packaged model's own"
+    assert (exports / "medical-openvino" / "openvino_model.xml").is_file()
+    assert (exports / "medical-hf" / "model.safetensors").read_bytes() == (
+        medical.folder / "model.safetensors"
+    ).read_bytes()
+    assert f"vllm serve {exports / 'medical-vllm'} --served-model-name medical" == json.loads(
+        fathom("model", "export", "medical", "--to", "vllm", "--out", str(tmp_path / "v"), "--json").stdout
+    )["serve"].replace(str(tmp_path / "v"), str(exports / "medical-vllm"))
+    assert "is there already" in fathom("model", "export", "medical", "--to", "hf", code=2).output
+    assert "--to is one of hf, gguf" in fathom("model", "export", "medical", "--to", "onnx", code=2).output
+    assert "--kind is for gguf" in fathom("model", "export", "medical", "--to", "hf", "--kind", "f16", code=2).output
+
+
+def test_a_registered_adapter_is_listed_run_on_its_base_and_exported_merged(
+    fathom: Fathom, medical: Entry, tmp_path: Path
+) -> None:
+    models = medical.folder.parent
+    lora = made_adapter(medical.folder, tmp_path / "lora")
+    adapter = register_adapter(models, "legal", lora, base="medical", held="nf4", manifest=MANIFEST)
+    rows = {one["name"]: one for one in json.loads(fathom("model", "list", "--json").stdout)}
+    assert (rows["legal"]["kind"], rows["legal"]["base"], rows["medical"]["kind"]) == ("adapter", "medical", "model")
+    said = fathom("model", "show", "legal").stdout
+    assert "adapter" in said and "held in 4 bits while the adapter learnt" in said
+    assert "adapters on it: legal" in fathom("model", "show", "medical").stdout
+    assert "whole" in fathom("model", "verify", "legal").stdout
+    plain = load_settings(tmp_path / "w", environment={})
+    for ours in (
+        engine_settings(plain, "legal"),
+        load_settings(tmp_path / "w", environment={"FATHOM_ENGINE_ADAPTER": "legal"}).engine,
+    ):
+        assert (ours.name, ours.model, ours.adapter) == ("local", medical.folder, adapter.folder)
+        assert ours.precision == "nf4", "as it was when the adapter learnt"
+    with pytest.raises(UsageError, match="cannot go on top of it"):
+        load_settings(tmp_path / "w", environment={"FATHOM_ENGINE_MODEL": "legal", "FATHOM_ENGINE_ADAPTER": "legal"})
+    told = json.loads(fathom("model", "export", "legal", "--to", "vllm", "--json").stdout)
+    assert told["serve"].startswith(f"vllm serve {medical.folder} --served-model-name medical --enable-lora")
+    assert told["serve"].endswith(f"--max-lora-rank 8 --lora-modules legal={told['out']}")
+    assert "in 4 bits (QLoRA)" in told["notes"][0]
+    config = json.loads((Path(told["out"]) / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "medical"
+    fathom("model", "remove", "medical", "--yes")
+    assert "which is not here" in fathom("model", "export", "legal", "--to", "hf", code=1).output
 
 
 @pytest.mark.slow
@@ -194,7 +257,7 @@ def test_a_registered_model_answers_by_its_name(
     fathom("index", "sync", str(tmp_path / "shelf"))
     for engine in ("local", "embedded"):
         if engine == "embedded":
-            fathom("model", "export", "medical", "--type", "f16")
+            fathom("model", "export", "medical", "--kind", "f16")
         answer = json.loads(fathom("ask", "What causes tides?", "--model", "medical", "--json").stdout)
         assert answer["model"].startswith("medical"), answer["model"]
         assert answer["timings"]["completion_tokens"] > 0, engine
