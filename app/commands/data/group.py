@@ -2,9 +2,11 @@
 
 import typer
 
-from app.commands.data import importing, questions, rows
+from app.commands.data import card, check, importing, questions, rows
 
 app = typer.Typer(help="Chat examples to tune on: make, check, describe, review.", no_args_is_help=True)
 app.command("import")(importing.command)
 app.command("rows")(rows.command)
 app.command("questions")(questions.command)
+app.command("check")(check.command)
+app.command("card")(card.command)
