@@ -27,7 +27,7 @@ def command(
     from adapt.amounts import tokenizer_of
     from adapt.instructions.card import card_of, facts_of
     from adapt.instructions.example import require_name
-    from adapt.planning import base_of
+    from adapt.training.bases import base_of
 
     run = begin(workspace, as_json)
     require_name(examples)
