@@ -50,3 +50,22 @@ def test_smoke_makes_a_model_that_answers(tmp_path: Path) -> None:
     assert fathom(tmp_path, "index", "sync", str(shelf)).returncode == 0
     answer = told(fathom(tmp_path, "ask", "What does error code E17 mean?", "--model", "smoke", "--json"))
     assert "smoke" in str(answer["model"]) and answer["passages"]
+
+
+def test_smoke_sft_makes_a_model_that_answers_and_stops(tmp_path: Path) -> None:
+    from app.engines.local import LocalModel, open_local
+    from app.engines.speaker import Manners
+
+    result = told(fathom(tmp_path, "adapt", "run", "data/recipes/smoke-sft.yaml", "--json"))
+    assert result["run"]["status"] == "finished" and result["failed"] == []
+    (stage,) = result["stages"]
+    before, after = (one["figures"]["chat chat_loss"]["value"] for one in (result["base"], stage["measured"]))
+    assert after < before
+    blocks = stage["facts"]["blocks"]["chat"]
+    assert blocks["learned"] < 0.5 * blocks["tokens"] and blocks["too_long"]["count"] == 0
+    assert (Path(stage["model"]).parent / "adapter" / "adapter_model.safetensors").is_file()
+    # Questions of the examples are answered as briefly as there, to the end of the turn.
+    speaker = open_local(LocalModel(stage["model"]), Manners(max_new_tokens=80))
+    question = {"role": "user", "content": "Should prices that change every week be trained in?"}
+    pieces = list(speaker.pieces([question], {}))
+    assert "".join(piece.text for piece in pieces).strip() and pieces[-1].finish == "stop", pieces
