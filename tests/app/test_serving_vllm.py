@@ -20,9 +20,9 @@ from made_exports import greedy, made_adapter, made_model, tokenizer_of
 
 from adapt.adapters import register_adapter
 from adapt.export.hf_folder import merge
-from adapt.export.vllm_check import refused_folder
 from adapt.recipe import Vocabulary, Warming
 from adapt.registry import register
+from adapt.serving_limits import refused_folder
 from adapt.vocabulary import extending
 from app.engines.server import load_server
 from eval.baselines.install import baseline_python
