@@ -26,7 +26,13 @@ from retrieval.errors import MissingError, UsageError
 
 torch.set_num_threads(1)
 SETTINGS = Vocabulary(
-    tokens=40, least_saving=0.0, warm=Warming(tokens=4000, lr=1e-2), block=32, batch_tokens=256, initialise="distil"
+    tokens=40,
+    words_at_most=5,
+    least_saving=0.0,
+    warm=Warming(tokens=4000, lr=1e-2),
+    block=32,
+    batch_tokens=256,
+    initialise="distil",
 )
 
 
