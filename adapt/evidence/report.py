@@ -70,6 +70,7 @@ def to_html(run_folder: Path, facts: RunFacts) -> str:
         "made": line(facts.fathom, 30),
         "plots": plots,
         "probability": probability,
+        "data": {"parts": [], "items": [], "open": 0},
     }
     style = packaged(PACKAGE, "page.css") + packaged("adapt.evidence", "run.css")
     return filled("adapt.evidence", "run.html", values, style=style, script=packaged(PACKAGE, "page.js"))
