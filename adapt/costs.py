@@ -255,7 +255,7 @@ def memory_of(model: ModelFacts, settings: Training, *, micro: int, bf16: bool, 
         scale = "8 bits" if method.double_quantisation else "fp32"
         why = f"NF4 with a scale in {scale} for each 64 weights, the rest in {'16 bits' if wide == 2 else 'fp32'}"
         needs.append(Need("weights", weights, why))
-    elif method.leaves_adapter and bf16:
+    elif method.leaves_adapter and method.init != "pissa" and bf16:
         needs.append(Need("weights", 2 * total, "bf16, for they do not change"))
     else:
         needs.append(Need("weights", 4 * total, "fp32"))

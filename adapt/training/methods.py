@@ -54,11 +54,13 @@ def load_model(folder: Path, settings: Training, *, precision: str, cache: Path)
     """Model and tokenizer, weights not yet under an adapter.
 
     Training of the model's own weights keeps them in fp32 whatever it computes in: a step of 1e-5 is lost in bf16,
-    which has 8 bits. Weights that an adapter leaves alone are held in what is computed with, or in 4 bits. Raises
-    MissingError, UsageError or DamagedError.
+    which has 8 bits. Weights that an adapter leaves alone are held in what is computed with, or in 4 bits; under PiSSA
+    in fp32, for what it leaves of them must go together again with what it took out. Raises MissingError, UsageError or
+    DamagedError.
     """
     method = settings.method
-    held = "nf4" if method.kind == "qlora" else precision if method.leaves_adapter else "fp32"
+    changed = not method.leaves_adapter or method.init == "pissa"
+    held = "nf4" if method.kind == "qlora" else "fp32" if changed else precision
     model, tokenizer, _ = load_parts(
         locate(str(folder), download=False),
         cache=cache,

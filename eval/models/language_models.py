@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -366,7 +366,21 @@ def _with_adapter(model: Any, tokenizer: Any, place: ModelPlace) -> Any:
     require_fit(place.adapter, _sizes(model), place.name.removesuffix(f" + {place.adapter.name}"))
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer))
-    return PeftModel.from_pretrained(model, str(place.adapter), use_safetensors=True)
+    found = PeftModel.from_pretrained(model, str(place.adapter), use_safetensors=True)
+    if found.active_peft_config.peft_type == "ADALORA":
+        from safetensors.torch import load_file
+
+        put_values(found, load_file(place.adapter / "adapter_model.safetensors"))
+    return found
+
+
+def put_values(model: Any, values: Mapping[str, Any]) -> None:
+    """Give an adapter's weights the values of its file as they are: peft 0.21 rounds those of a pruned AdaLoRA to what
+    the base is held in, and then counts in fp32."""
+    for name, weight in model.named_parameters():
+        value = values.get(name.replace(".default", ""))
+        if value is not None and value.shape == weight.shape:
+            weight.data = value.to(weight.device)
 
 
 def _sizes(model: Any) -> dict[str, tuple[int, int]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from adapt.recipe import Method
 from adapt.training.adapters.low_rank import ADAPTER, alpha_of, targets_of
+from eval.models.language_models import put_values
 from eval.runs.run_folder import write_json
 from retrieval.errors import DamagedError, UsageError
 
@@ -54,7 +55,7 @@ class RankAllocation:
 
     def __init__(self, model: Any) -> None:
         """`model` is one that `under_adalora` made."""
-        self._tuner = model.base_model
+        self._model, self._tuner = model, model.base_model
         self._config = self._tuner.peft_config[ADAPTER]
         self._allocator = self._tuner.rankallocator
 
@@ -88,8 +89,15 @@ class RankAllocation:
 
     def finish(self) -> None:
         """Take the pruned ranks out of the model in memory, as they are out of what is saved."""
+        from peft import get_peft_model_state_dict
+
         if self._config.rank_pattern:
+            values = get_peft_model_state_dict(self._model, save_embedding_layers=False)
             self._tuner.resize_modules_by_rank_pattern(self._config.rank_pattern, ADAPTER)
+            put_values(self._model, values)
+            for name, count in self._tuner.model.named_parameters():
+                if ".ranknum." in name:
+                    count.data = count.data.float()
 
     def save(self, folder: Path) -> None:
         """What the next pruning needs. Raises OSError."""

@@ -83,15 +83,33 @@ def test_a_pissa_adapter_is_plain_and_on_the_untouched_base(tmp_path: Path, base
     assert float((logits(under) - seen[0]).abs().max()) < 1e-3
 
 
-def test_adalora_prunes_to_its_budget_and_spends_it_unevenly(tmp_path: Path, base: Path, order: MadeOrder) -> None:
+def adapter_of(model: Any) -> dict[str, torch.Tensor]:
+    return {
+        name: weight.detach().clone()
+        for name, weight in model.named_parameters()
+        if ".lora_" in name or "ranknum" in name
+    }
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_adalora_prunes_to_its_budget_and_spends_it_unevenly(
+    tmp_path: Path, base: Path, order: MadeOrder, precision: Any
+) -> None:
     after: list[int] = []
+    weights: dict[str, torch.Tensor] = {}
 
     def watch(trainer: Any) -> None:
         model = trainer.model.base_model.model
+        weights.update(adapter_of(trainer.model))
         after.extend(int(w.shape[0]) for name, w in model.named_parameters() if ".lora_E." in name)
 
     method = Method(kind="adalora", r=2, start_r=6, begin=0.1, settle=0.2)
-    run(tmp_path, base, order, method, watch=watch)
+    result = run(tmp_path, base, order, method, watch=watch, precision=precision)
+    again, _, _ = load_parts(locate(str(base), result.adapter), cache=tmp_path, precision=precision)
+    assert weights and all(
+        torch.equal(weights[name], weight) and weights[name].dtype == weight.dtype
+        for name, weight in adapter_of(again).items()
+    )
     assert len(after) == 14
     assert sum(after) <= 2 * 14 and max(after) > 2 > min(after)
 
