@@ -2,10 +2,12 @@
 
 import typer
 
-from app.commands.data import card, check, importing, rows
+from app.commands.data import card, check, importing, reviewing, rows
 
 app = typer.Typer(help="Chat examples to tune on: make, check, describe, review.", no_args_is_help=True)
 app.command("import")(importing.command)
 app.command("rows")(rows.command)
 app.command("check")(check.command)
+app.command("review")(reviewing.review)
+app.command("reviewed")(reviewing.reviewed)
 app.command("card")(card.command)
