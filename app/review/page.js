@@ -3,7 +3,7 @@
 (() => {
   "use strict";
 
-  const PATIENCE = 12000; // milliseconds without an answer after which the page says so
+  const PATIENCE = 6000; // milliseconds without an answer after which the page says so
   const $ = (selector, root = document) => root.querySelector(selector);
   const typing = (node) => node instanceof Element && node.closest("input, textarea, select, [contenteditable]");
   const stored = (key) => { try { return localStorage.getItem(key); } catch { return null; } };

@@ -5,9 +5,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,24 +44,14 @@ class Reviewer(Witness):
 
 def served(path: Path) -> Iterator[Server]:
     """`fathom data review` over a file of examples, until the test ends."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = _free_port()
     errors = path.with_name("stderr").open("wb")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     words = ["data", "review", str(path), "--port", str(port), "--workspace", str(path.parent / "workspace")]
     process = subprocess.Popen([sys.executable, "-m", "app", *words], env=environment, stdout=errors, stderr=errors)
     try:
-        url = f"http://127.0.0.1:{port}"
-        for _ in range(400):
-            if process.poll() is not None:
-                pytest.fail("the page did not start: " + path.with_name("stderr").read_text()[-2000:])
-            try:
-                with urllib.request.urlopen(f"{url}/health", timeout=2):
-                    break
-            except OSError:
-                time.sleep(0.25)
-        yield Server(url, path, process, path.with_name("stderr"))
+        _wait(port, lambda: process.poll() is None)
+        yield Server(f"http://127.0.0.1:{port}", path, process, path.with_name("stderr"))
     finally:
         process.send_signal(signal.SIGINT)
         try:
@@ -68,6 +59,42 @@ def served(path: Path) -> Iterator[Server]:
         finally:
             process.kill()
             errors.close()
+
+
+def served_here(path: Path) -> Iterator[Server]:
+    """The same page from a thread of this process, which imports Gradio once for all tests."""
+    import uvicorn
+
+    from adapt.instructions.reviews import Reviews
+    from app.review.server import build_app
+
+    port = _free_port()
+    app = build_app(Reviews(path))
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", ws="none", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        _wait(port, thread.is_alive)
+        yield Server(f"http://127.0.0.1:{port}", path, None, path)  # type: ignore[arg-type]
+    finally:
+        server.should_exit = server.force_exit = True
+        thread.join(10)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait(port: int, alive: Callable[[], bool]) -> None:
+    for _ in range(400):
+        assert alive(), "the page did not start"
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
+                return
+        except OSError:
+            time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -80,15 +107,14 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture
-def review(chromium: Any, tmp_path: Path) -> Iterator[Any]:
+def _starting(serve: Callable[[Path], Iterator[Server]], chromium: Any, folder: Path) -> Iterator[Any]:
     """A function from examples to a function that opens tabs on their review."""
     running: list[Iterator[Server]] = []
     contexts: list[Any] = []
 
     def start(examples: list[Example]) -> Any:
-        write_examples(tmp_path / "e.jsonl", examples)
-        running.append(served(tmp_path / "e.jsonl"))
+        write_examples(folder / "e.jsonl", examples)
+        running.append(serve(folder / "e.jsonl"))
         server = next(running[-1])
 
         def tab(address: str = "", **options: Any) -> Reviewer:
@@ -103,3 +129,13 @@ def review(chromium: Any, tmp_path: Path) -> Iterator[Any]:
         context.close()
     for server in running:
         next(server, None)
+
+
+@pytest.fixture
+def review(chromium: Any, tmp_path: Path) -> Iterator[Any]:
+    yield from _starting(served_here, chromium, tmp_path)
+
+
+@pytest.fixture
+def command(chromium: Any, tmp_path: Path) -> Iterator[Any]:
+    yield from _starting(served, chromium, tmp_path)

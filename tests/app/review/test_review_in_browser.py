@@ -78,7 +78,6 @@ def test_keys_decide_edit_and_go_and_two_tabs_lose_nothing(review: Any, tmp_path
     seen.reload()
     assert page.url == address and "of 2" in seen.text(".at")
     seen.press("ArrowLeft")
-    seen.press("ArrowLeft")
     assert "last" in seen.text("#notice .notice")
     seen.shot("review")
     seen.assert_innocent()
@@ -143,8 +142,8 @@ def test_a_phone_in_chinese_shows_everything_within_its_width(review: Any, tmp_p
     seen.assert_innocent()
 
 
-def test_a_server_that_is_gone_is_told_and_nothing_typed_is_lost(review: Any, tmp_path: Path) -> None:
-    seen = review([example(0), example(1)])()
+def test_a_server_that_is_gone_is_told_and_nothing_typed_is_lost(command: Any, tmp_path: Path) -> None:
+    seen = command([example(0), example(1)])()
     seen.press("a")
     seen.page.keyboard.press("e")
     seen.page.fill("#card .assistant textarea", "typed")

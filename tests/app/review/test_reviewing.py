@@ -44,7 +44,8 @@ def test_commands_that_make_no_sense_decide_nothing(reviewing: Reviewing, comman
     answer = act(reviewing, command)
     assert json.loads(answer["place"])["serial"]
     assert not reviews_beside(reviewing.reviews.path).exists()
-    assert "<b>" not in str(answer) and "<i>" not in str(answer)
+    drawn = "".join(str(answer[name]) for name in ("bar", "notice", "card", "actions"))
+    assert "<b>" not in drawn and "<i>" not in drawn and "<u>" not in drawn
 
 
 def test_an_edit_that_changes_nothing_is_an_acceptance(reviewing: Reviewing) -> None:
