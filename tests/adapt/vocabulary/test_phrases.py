@@ -190,7 +190,7 @@ def test_what_has_phrases_can_be_extended_with_more(made: tuple[Any, Any], tmp_p
     old, new = made
     new.save_pretrained(tmp_path / "new")
     more = [Document(str(n), f"the dog is on a log and the dog is on a mat, the {PHRASE}") for n in range(40)]
-    found = candidates(more, new, Vocabulary(tokens=20, least_saving=0), model=tmp_path / "new")
+    found = candidates(more, new, Vocabulary(tokens=20, least_saving=0, words_at_most=5), model=tmp_path / "new")
     assert found.words_only is None and joins(found.pre_tokenizer) and found.terms
     write(extended(byte_level(new), found.merges, found.pre_tokenizer), tmp_path / "new", tmp_path / "newer")
     newer = load(tmp_path / "newer")
