@@ -152,6 +152,8 @@ def _order(recipe: Recipe) -> Iterator[Problem]:
 
 def _vocabulary(settings: Vocabulary, recipe: Recipe) -> Iterator[Problem]:
     yield from _in_data(("source",), settings.source, recipe)
+    if settings.warm is not None and settings.warm.replay is not None:
+        yield from _in_data(("warm", "replay"), settings.warm.replay, recipe)
     if settings.warm is not None and settings.batch_tokens < settings.block:
         yield Problem(("batch_tokens",), f"a step of {settings.batch_tokens} holds no block of {settings.block}")
 

@@ -60,7 +60,8 @@ def sources_of(stage: Stage) -> tuple[str, ...]:
     """Sources of the recipe that a stage reads, each once."""
     settings = stage.settings
     if isinstance(settings, Vocabulary):
-        return (settings.source,)
+        replay = settings.warm.replay if settings.warm is not None else None
+        return (settings.source,) if replay is None else (settings.source, replay)
     named: list[str] = [name for name in settings.mix if name != SELECTED]
     if isinstance(settings, Tapt):
         named += [settings.select.source, settings.select.near]
@@ -124,6 +125,7 @@ def _extend_vocabulary(settings: Vocabulary, model: Path, folder: Path, around: 
             seed=around.recipe.seed,
             progress=around.progress,
             stop=around.stop,
+            replay=around.corpora[settings.warm.replay] if settings.warm and settings.warm.replay else None,
         )
     except StoppedError:
         return Outcome(None)
