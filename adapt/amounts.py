@@ -14,7 +14,7 @@ from typing import Any
 
 from adapt.corpus.opening import is_rows
 from adapt.corpus.preparing import Corpus
-from adapt.corpus.sources import OpenSource
+from adapt.corpus.sources import NOTHING_READ, OpenSource
 from adapt.recipe import Source
 from retrieval.embedding.stored import read_sealed, write_sealed
 from retrieval.errors import DamagedError, MissingError, ReadingError
@@ -120,7 +120,8 @@ def _of_file(path: Path, source: Source, tokenize: Tokenize, seed: int) -> Amoun
             return _counted(sample, documents, size, tokenize, least=True)
     if not documents:
         first = opened.left_out.first()
-        raise ReadingError(str(path), "empty", f"holds no text to train on{f' ({first})' if first else ''}.")
+        named = "; the source's 'field' names the column" if "field" in opened.left_out.counts else ""
+        raise ReadingError(str(path), "empty", f"holds no text to train on{f' ({first})' if first else ''}{named}.")
     return _counted(sample, documents, size, tokenize)
 
 
@@ -141,7 +142,7 @@ def _of_folder(folder: Path, source: Source, tokenize: Tokenize, seed: int) -> A
     if files:
         amounts.append(_of_files(files, tokenize, seed))
     if not amounts:
-        raise ReadingError(str(folder), "empty", "holds no file that Fathom reads.")
+        raise ReadingError(str(folder), "empty", f"{NOTHING_READ}.")
     return Amount(
         sum(amount.documents for amount in amounts),
         sum(amount.bytes for amount in amounts),

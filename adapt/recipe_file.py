@@ -4,6 +4,7 @@ It opens no file but the YAML itself; whether texts and models are there is for 
 """
 
 import datetime
+import difflib
 import math
 import os
 import re
@@ -134,6 +135,9 @@ class _RecipeFile:
         if not isinstance(sources.content, dict):
             return  # a problem that is told with its line
         old = sources.content.get(name)
+        near = difflib.get_close_matches(name, list(sources.content), n=1, cutoff=0.75)
+        if old is None and near:
+            raise UsageError(f"--data: the recipe has no source '{name[:60]}'; did you mean '{near[0]}'?")
         kept = dict(old.content) if old is not None and isinstance(old.content, dict) else {}
         kept.pop("synthetic", None)
         sources.content[name] = Value(0, kept | {"path": Value(0, where, given)}, given)

@@ -19,7 +19,7 @@ from adapt.recipe import Recipe, Stage
 from adapt.stages import Surroundings, clear, decontamination_of, run_stage, sources_of, stage_key
 from eval.runs.parts import Progress
 from eval.runs.run_folder import now, read_json, write_json
-from retrieval.errors import FathomError, UsageError
+from retrieval.errors import DamagedError, FathomError, UsageError
 from retrieval.storage.locking import WriterLock
 
 if TYPE_CHECKING:
@@ -146,8 +146,7 @@ class _Run:
             "fathom": fathom_version(),
             "started": now(),
         }
-        if (self.folder / MANIFEST).is_file():
-            self.manifest["started"] = read_json(self.folder / MANIFEST).get("started", self.manifest["started"])
+        self.manifest["started"] = _noted(self.folder / MANIFEST).get("started", self.manifest["started"])
         self._note(status=RUNNING)
         self.progress("looking at the base model", 0, 0)
         models = self.workspace / "models"
@@ -275,9 +274,7 @@ class _Run:
         """What a finished stage said of itself; None where it is another's, unfinished, or its model is not whole."""
         from adapt.training.bases import weights_hash
 
-        if not (folder / STAGE).is_file():
-            return None
-        known = read_json(folder / STAGE)
+        known = _noted(folder / STAGE)
         if known.get("key") != key or not known.get("finished"):
             return None
         try:
@@ -420,10 +417,17 @@ def _place(names: Sequence[str], word: str, option: str) -> int:
 
 def _begun(folder: Path, key: str) -> bool:
     """Whether a stage stands there unfinished, to be gone on with."""
-    if not (folder / STAGE).is_file():
-        return False
-    known = read_json(folder / STAGE)
+    known = _noted(folder / STAGE)
     return known.get("key") == key and not known.get("finished")
+
+
+def _noted(file: Path) -> dict[str, Any]:
+    """What an earlier call wrote down of itself; nothing where that is damaged, so that it is done again."""
+    try:
+        return read_json(file) if file.is_file() else {}
+    except DamagedError as error:
+        _LOG.warning("%s; what it tells of is done again", error)
+        return {}
 
 
 def _empty(folder: Path) -> None:

@@ -61,7 +61,8 @@ class Fathom(TyperGroup):
         try:
             code = super().main(arguments, prog_name or "fathom", complete_var, standalone_mode=False, **extra)
         except typer.TyperException as error:
-            sys.exit(_fail(arguments, error.format_message(), error.exit_code, usage=True))
+            at = getattr(getattr(error, "ctx", None), "command_path", "fathom")
+            sys.exit(_fail(arguments, f"{error.format_message().rstrip('.')}; see '{at} --help'", error.exit_code))
         except Exception as error:
             sys.exit(_fail(arguments, *describe(error, _workspace(arguments))))
         if code in (STOPPED, TERMINATED):
@@ -79,14 +80,12 @@ def _workspace(arguments: Sequence[str]) -> Path:
     return Path(option_of(arguments, "--workspace") or default_workspace(os.environ)).absolute()
 
 
-def _fail(arguments: Sequence[str], sentence: str, code: int, *, usage: bool = False) -> int:
+def _fail(arguments: Sequence[str], sentence: str, code: int) -> int:
     from app.terminal import Terminal
 
     terminal = Terminal(as_json=option_of(arguments, "--json") is not None)
     if not sentence:  # the help that a group prints when it is called without a command
         return code
-    if usage:
-        sentence = f"{sentence.rstrip('.')}; see 'fathom --help'"
     if terminal.as_json:
         terminal.json({"error": sentence, "exit_code": code})
     terminal.note(f"fathom: {sentence}")

@@ -4,7 +4,7 @@ It measures nothing itself and knows no kind of part.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -227,6 +227,7 @@ def measure_suite(run: Run, suite: "Suite", options: RunOptions, *, label: str) 
     from eval.runs.plans import choose_place, make_plan
     from eval.runs.run_folder import read_manifest
 
+    suite = _with_models_found(suite, run.settings.models)
     at_hand = tools(run.settings)
     with run.terminal.progress() as show:
         show("checking", 0, 0)
@@ -242,6 +243,23 @@ def measure_suite(run: Run, suite: "Suite", options: RunOptions, *, label: str) 
     measured = read_manifest(place.folder)["finished"]
     run.terminal.note(f"measured already on {measured}; --fresh measures again")
     return read_run(place.folder)
+
+
+def _with_models_found(suite: "Suite", registry: Path) -> "Suite":
+    """The suite with the folders of registered models in place of their names, and whole paths of all others."""
+    from adapt.registry import find, is_registered
+    from eval.runs.suites import KINDS
+
+    parts = dict(suite.parts)
+    for name, part in parts.items():
+        word = getattr(part, "model", None)
+        if not word or "language_model" not in KINDS[suite.kinds[name]].relies_on:
+            continue
+        if is_registered(registry, word):
+            parts[name] = replace(part, model=str(find(registry, word).folder))  # type: ignore[type-var]
+        elif Path(word).expanduser().exists():
+            parts[name] = replace(part, model=str(Path(word).expanduser().absolute()))  # type: ignore[type-var]
+    return replace(suite, parts=parts)
 
 
 def _print_plan(run: Run, plan: "Plan", folder: Path, found: str) -> None:

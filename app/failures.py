@@ -53,6 +53,8 @@ def describe(error: BaseException, workspace: Path) -> tuple[str, int]:
             FAILED,
         )
     kind = type(error).__name__
+    if kind == "SafetensorError":  # not imported for it: most commands load no weights
+        return f"a file of weights is damaged ({str(error)[:200]}); 'fathom model verify' says which", FAILED
     return f"an unexpected error of the kind {kind} occurred; {_log(error, workspace / 'logs')}", FAILED
 
 

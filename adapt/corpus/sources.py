@@ -26,6 +26,7 @@ from retrieval.reading.reader import READER_VERSION, Reader
 
 HUB = "hub:"
 EXAMPLES = 5
+NOTHING_READ = "holds no file that Fathom reads (.md, .txt, .html, .pdf, .docx, .jsonl, .parquet and more)"
 _PLAIN = (".txt", ".text", ".log", ".txt.gz")
 _SEVERAL = 2
 """Documents read of each that is wanted of a data set of the hub with a `limit`, since some are dropped."""
@@ -98,7 +99,7 @@ class OpenSource:
         self._files.sort(key=lambda file: file.uri)
         if not self._files:
             first = f"; the first of {len(self._refused):,}: {self._refused[0]}" if self._refused else ""
-            raise ReadingError(self.place, "empty", f"holds no file that Fathom reads{first}.")
+            raise ReadingError(self.place, "empty", f"{NOTHING_READ}{first}.")
 
     @property
     def size(self) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from eval.comparison.gates import ROUNDING
+from eval.comparison.gates import keeps
 from eval.figures.measures import format_difference, format_value
 from retrieval.errors import UsageError
 
@@ -61,11 +61,7 @@ class Gate:
         return f"{self.label} {self.metric}"
 
     def holds(self, value: float) -> bool:
-        """Whether `value` keeps the gate; the last bits of a difference do not decide."""
-        slack = ROUNDING * max(1.0, abs(self.bound))
-        if self.relation in (">", "<"):
-            slack = -slack
-        return value >= self.bound - slack if self.relation[0] == ">" else value <= self.bound + slack
+        return keeps(value, self.relation, self.bound)
 
 
 @dataclass(frozen=True, slots=True)

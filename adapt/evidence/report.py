@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from adapt.evidence.curves import read_metrics, schedule, training_curves
 from adapt.evidence.run_facts import RunFacts, StageFacts
+from adapt.evidence.stage_blocks import told
 from eval.figures.measures import better, describe, format_value
 from eval.report import plots
 from eval.report.blocks import Block, blocks
@@ -69,6 +70,7 @@ def to_html(run_folder: Path, facts: RunFacts) -> str:
         "made": line(facts.fathom, 30),
         "plots": plots,
         "probability": probability,
+        "data": {"parts": [], "items": [], "open": 0},
     }
     style = packaged(PACKAGE, "page.css") + packaged("adapt.evidence", "run.css")
     return filled("adapt.evidence", "run.html", values, style=style, script=packaged(PACKAGE, "page.js"))
@@ -83,7 +85,7 @@ def _facts(facts: RunFacts) -> list[tuple[str, str, str]]:
     state = line(facts.state, 60)
     tone = "good" if state == "finished" and not crossed else "warn"
     seconds = sum(_seconds(facts.times)) + sum(second for stage in facts.stages for second in _seconds(stage.times))
-    told = [
+    rows = [
         ("Status", state[:1].upper() + state[1:], tone),
         ("Base", line(mapping(facts.base).get("name"), 60), ""),
         ("Stages", " → ".join(line(stage.name, 30) for stage in facts.stages) or "none", ""),
@@ -92,7 +94,7 @@ def _facts(facts: RunFacts) -> list[tuple[str, str, str]]:
         ("Took", duration(seconds) if seconds else "", ""),
         ("Registered as", line(facts.registered, 60), ""),
     ]
-    return [(label, value, tone) for label, value, tone in told if value]
+    return [(label, value, tone) for label, value, tone in rows if value]
 
 
 def _gates_said(facts: RunFacts, crossed: int) -> str:
@@ -132,7 +134,11 @@ def _findings(facts: RunFacts) -> list[tuple[str, str]]:
             if tokens:
                 said += f" The same text takes {abs(tokens):.2%} {'more' if tokens > 0 else 'fewer'} tokens."
         else:
-            said = f"{value:.1%} of the questions answered right, where the base gets {base:.1%}{ends}."
+            same = value == base
+            said = f"{value:.1%} of the questions answered right, " + (
+                "as many as by the base." if same else f"where the base gets {base:.1%}{ends}."
+            )
+            doubt = "" if same else doubt
         found.append((line(label, 40), said + doubt))
     return found
 
@@ -208,6 +214,7 @@ def _changes(stage: StageFacts) -> tuple[list[ChangeRow], Markup]:
         metric = _metric(name)
         value, low, high = (number(one.get(key)) for key in ("change", "change_low", "change_high"))
         sure = value is not None and low is not None and high is not None and (low > 0 or high < 0)
+        sure = sure and any(digit in _change(one) for digit in "123456789")
         good = value is not None and (value < 0) == (better(metric) == "lower")
         kind = "unsure" if not sure else "better" if good else "worse"
         percent = [None if number_ is None else 100 * number_ for number_ in (value, low, high)]
@@ -275,7 +282,7 @@ def _corpus(name: str, report: Mapping[str, Any]) -> CorpusShown:
 
 def _decontamination(facts: RunFacts) -> list[tuple[str, str]]:
     """(source, what was looked for and found)."""
-    told = []
+    rows = []
     for name, report in facts.corpora.items():
         overlaps = mapping(report.get("overlaps"))
         looked, found = number(overlaps.get("questions")), number(overlaps.get("found"))
@@ -286,8 +293,8 @@ def _decontamination(facts: RunFacts) -> list[tuple[str, str]]:
             f"{line(mapping(one).get('document'), 60)} ({line(mapping(one).get('file'), 60)})"
             for one in listed(overlaps.get("list"))[:MOST_EXAMPLES]
         ]
-        told.append((line(name, 60), said + (f" and was dropped: {'; '.join(examples)}" if examples else "") + "."))
-    return told
+        rows.append((line(name, 60), said + (f" and was dropped: {'; '.join(examples)}" if examples else "") + "."))
+    return rows
 
 
 def _size(size: float) -> str:
@@ -336,20 +343,22 @@ def _stage(folder: Path, place: int, stage: StageFacts) -> StageShown:
         gates=[{"passed": gate.get("passed") is True, "said": plain(gate.get("said"), 400)} for gate in stage.gates],
         curves=training_curves(lines),
         schedule=schedule(stage.planned, stage.realised),
-        told=blocks(stage.report),
+        told=told(stage.report, stage.changes),
         settings=_flat(stage.settings),
     )
 
 
 def _said(stage: StageFacts, lines: Sequence[Mapping[str, Any]]) -> str:
-    told = [line(stage.state[:1].upper() + stage.state[1:], 60)]
+    parts = [line(stage.state[:1].upper() + stage.state[1:], 60)]
     if lines:
         steps, tokens = number(lines[-1].get("step")), number(lines[-1].get("tokens"))
-        told.append(count(steps or len(lines), "step") + (f" over {tokens:,.0f} tokens" if tokens else ""))
-    told += [f"{line(what, 40)} {duration(seconds)}" for what, seconds in stage.times.items() if number(seconds)]
+        parts.append(count(steps or len(lines), "step") + (f" over {tokens:,.0f} tokens" if tokens else ""))
+    for what, seconds in stage.times.items():
+        if (known := number(seconds)) is not None:
+            parts.append(duration(known) if what == "stage" else f"{line(what, 40)} {duration(known)}")
     if stage.sha256:
-        told.append(f"weights {stage.sha256[:16]}")
-    return "; ".join(told) + "."
+        parts.append(f"weights {stage.sha256[:16]}")
+    return "; ".join(parts) + "."
 
 
 def _flat(value: Any, name: str = "", depth: int = 0) -> list[tuple[str, str]]:
@@ -390,7 +399,8 @@ def _times(facts: RunFacts) -> list[TimeRow]:
     rows = [(line(what, 60), number(seconds)) for what, seconds in facts.times.items()]
     for stage in facts.stages:
         rows += [
-            (f"{line(stage.name, 40)}: {line(what, 40)}", number(seconds)) for what, seconds in stage.times.items()
+            (line(stage.name, 40) + ("" if what == "stage" else f": {line(what, 40)}"), number(seconds))
+            for what, seconds in stage.times.items()
         ]
     known = [(what, seconds) for what, seconds in rows if seconds is not None and seconds > 0]
     whole = sum(seconds for _, seconds in known)

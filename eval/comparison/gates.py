@@ -36,10 +36,7 @@ class Gate:
     confidence: float | None
 
     def holds(self, value: float) -> bool:
-        slack = ROUNDING * max(1.0, abs(self.bound))
-        if self.relation in (">", "<"):
-            slack = -slack
-        return value >= self.bound - slack if self.relation[0] == ">" else value <= self.bound + slack
+        return keeps(value, self.relation, self.bound)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +74,12 @@ def parse_gate(text: str) -> Gate:
         bound=bound,
         confidence=confidence / 100 if confidence else None,
     )
+
+
+def keeps(value: float, relation: str, bound: float) -> bool:
+    """Whether `value` is >=, >, <= or < `bound`; the last bits of a difference do not decide."""
+    slack = ROUNDING * max(1.0, abs(bound)) * (-1 if relation in (">", "<") else 1)
+    return value >= bound - slack if relation[0] == ">" else value <= bound + slack
 
 
 def _number(text: str) -> float | None:

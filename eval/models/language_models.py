@@ -292,7 +292,8 @@ def unpacked(place: ModelPlace, cache: Path) -> ModelPlace:
     def fill(new: Path) -> None:
         import torch
 
-        model, tokenizer = _transformers_model(replace(place, adapter=None), torch.float32)
+        with _in_words(place):
+            model, tokenizer = _transformers_model(replace(place, adapter=None), torch.float32)
         model.save_pretrained(new)
         tokenizer.save_pretrained(new)
 

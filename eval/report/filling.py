@@ -15,7 +15,7 @@ from markupsafe import Markup
 from eval.report.text import plain
 
 PACKAGE = "eval.report"
-"""Where the look that all reports share lies: page.css and page.js."""
+"""Where the look that all reports share lies: page.css, page.js, frame.html and pieces.html."""
 
 
 def packaged(package: str, name: str) -> str:
@@ -24,9 +24,10 @@ def packaged(package: str, name: str) -> str:
 
 
 def filled(package: str, template: str, values: Mapping[str, Any], *, style: str, script: str) -> str:
-    """The template of a package with its values; it finds `style`, `script` and their hashes for the policy too."""
+    """The template of a package with its values; it finds `style`, `script` and their hashes for the policy too, and
+    what all reports share: frame.html, the page around, and pieces.html."""
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(lambda name: packaged(package, name)),
+        loader=jinja2.FunctionLoader(lambda name: packaged(package if name == template else PACKAGE, name)),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         # What is written is cleaned before it is escaped, whoever forgot to.

@@ -55,6 +55,10 @@ def read_yaml(path: Path, *, what: str, needs: str, instead: str) -> Value:
     try:
         with path.open("rb") as stream:
             data = stream.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError as error:
+        raise UsageError(f"there is no file '{path}'; give the path of a {what}, a YAML file") from error
+    except IsADirectoryError as error:
+        raise UsageError(f"'{path}' is a folder; give the path of a {what}, a YAML file in it, say") from error
     except OSError as error:
         raise UsageError(f"the {what} {path} cannot be read: {error.strerror}") from error
     except ValueError as error:  # a NUL in the path

@@ -72,7 +72,10 @@ def test_a_plan_that_cannot_be_is_shown_with_the_reason(recipe: Path, tmp_path: 
 
 USAGE = {
     "no recipe": (["plan"], "RECIPE"),
-    "a recipe that is not there": (["plan", "none.yaml"], "cannot be read"),
+    "a recipe that is not there": (["plan", "none.yaml"], "there is no file 'none.yaml'; give the path of a recipe"),
+    "an option nobody knows": (["terms", "x", "--base", "y"], "see 'fathom adapt terms --help'"),
+    "a column that is not there": (["terms", "{rows}#bod", "--model", "{model}"], "has no column 'bod'; it has body"),
+    "a source with a slip": (["run", "{recipe}", "--data", "domian=x"], "did you mean 'domain'?"),
     "a setting without a value": (["plan", "{recipe}", "--set", "seed"], "is not of the form KEY=VALUE"),
     "a setting twice": (["plan", "{recipe}", "--set", "seed=1", "--set", "seed=2"], "is given twice"),
     "a source without a path": (["run", "{recipe}", "--data", "domain"], "is not of the form NAME=PATH"),
@@ -92,7 +95,9 @@ USAGE = {
 @pytest.mark.parametrize("case", USAGE)
 def test_wrong_usage_is_a_sentence_and_exit_2(case: str, recipe: Path, model: Path, tmp_path: Path) -> None:
     words, said = USAGE[case]
-    done = fathom(tmp_path / "w", *(word.format(recipe=recipe, model=model) for word in words))
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"body": "a text"}\n')
+    done = fathom(tmp_path / "w", *(word.format(recipe=recipe, model=model, rows=rows) for word in words))
     assert done.exit_code == 2 and said in done.stderr and done.stderr.startswith("fathom: "), done.output
     assert not (tmp_path / "w" / "runs").exists()
 

@@ -162,6 +162,9 @@ def test_a_log_that_cannot_be_written_is_said(tmp_path: Path) -> None:
 
 
 def test_what_the_system_refuses_is_said_in_words(tmp_path: Path) -> None:
+    from safetensors import SafetensorError
+
+    assert "a file of weights is damaged (cut off)" in describe(SafetensorError("cut off"), tmp_path)[0]
     assert "the disk is full" in describe(OSError(errno.ENOSPC, "No space", "/x/y"), tmp_path)[0]
     assert "permission is denied (/x)" in describe(PermissionError(errno.EACCES, "no", "/x"), tmp_path)[0]
     missing = ModuleNotFoundError("No module named 'gradio'", name="gradio.themes")

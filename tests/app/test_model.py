@@ -151,6 +151,17 @@ def test_the_language_of_a_registered_model_is_measured_by_its_name(
     assert found["extras"]["model"]["name"] == "medical"
 
 
+def test_a_suite_names_a_registered_model_too(fathom: Fathom, medical: Entry, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("the cat sat on the mat")
+    suite = tmp_path / "suite.yaml"
+    suite.write_text("parts: {costs: {kind: language, texts: [text.txt], model: medical}}\n")
+    found = json.loads(fathom("eval", "run", str(suite), "--json").stdout)
+    assert found["run"]["suite"]["parts"]["costs"]["model"] == str(medical.folder)
+    assert found["parts"]["costs"]["metrics"]["bits_per_byte"] > 0
+    suite.write_text("parts: {costs: {kind: language, texts: [text.txt], model: medcal}}\n")
+    assert "medcal" in fathom("eval", "run", str(suite), code=2).output
+
+
 def test_an_exported_model_is_run_by_the_embedded_engine(fathom: Fathom, medical: Entry, tmp_path: Path) -> None:
     plain = load_settings(medical.folder.parents[1], environment={})
     assert "is one of q8_0, f16" in fathom("model", "export", "medical", "--type", "q3", code=2).output

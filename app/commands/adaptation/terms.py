@@ -103,6 +103,11 @@ def _found(run: Run, corpus: str, model: str, title: str | None, chosen: dict[st
         folder = base_of(model, cache=run.settings.cache, models=run.settings.models)
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         found = candidates(opened.texts(progress), tokenizer, Vocabulary(**chosen), model=folder, progress=progress)
+    if not found.documents:
+        first = opened.left_out.first()
+        raise UsageError(
+            f"'{corpus}' holds no text{f' ({first})' if first else ''}; a column is named as in FILE#COLUMN"
+        )
     for reason, number in opened.left_out.counts.items():
         run.terminal.note(f"{number:,} left out as {reason}")
     return found

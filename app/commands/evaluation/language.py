@@ -107,9 +107,8 @@ def command(
     from eval.runs.suites import Suite
 
     texts = _texts(on or [])
-    registry = run.settings.models
-    models = {"": (_found(model, registry), adapter)}
-    models |= {AGAINST: (_found(against, registry), None)} if against else {}
+    models = {"": (model, adapter)}
+    models |= {AGAINST: (against, None)} if against else {}
     parts: dict[str, Part] = {}
     kinds: dict[str, str] = {}
     for ending, (name, on_it) in models.items():
@@ -178,15 +177,6 @@ def _labelled(word: str) -> tuple[str, str]:
     if cut and re.fullmatch(r"[\w.\-]{1,40}", label) and not Path(word).expanduser().exists():
         return label, path
     return "", word
-
-
-def _found(model: str | None, registry: Path) -> str | None:
-    """A model's path, absolute, that of a registered one too; a name of the hub as it is."""
-    from adapt.registry import find, is_registered
-
-    if model and is_registered(registry, model):
-        return str(find(registry, model).folder)
-    return str(Path(model).expanduser().absolute()) if model and Path(model).expanduser().exists() else model
 
 
 def _short(model: str | Path) -> str:

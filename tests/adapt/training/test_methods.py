@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from adapt.recipe import Dapt, LearningRate, Method
 from adapt.training.bases import base_folder, weights_hash
 from adapt.training.train import train
-from retrieval.errors import UsageError
+from retrieval.errors import DamagedError, UsageError
 
 torch.set_num_threads(1)
 SETTINGS = Dapt(block=32, batch_tokens=128, micro_tokens=64, precision="fp32", lr=LearningRate(peak=1e-2))
@@ -150,13 +150,16 @@ def test_a_folder_is_its_own_base_and_a_gguf_file_becomes_one(tmp_path: Path, ba
     assert base_folder(str(base), cache=tmp_path) == base
     with pytest.raises(Exception, match="there is no model"):
         base_folder(str(tmp_path / "nothing"), cache=tmp_path)
+    (tmp_path / "cut.gguf").write_bytes(b"GGUF")
+    with pytest.raises(DamagedError, match="the model 'cut' cannot be loaded"):
+        base_folder(str(tmp_path / "cut.gguf"), cache=tmp_path)
     changed = made_model(tmp_path / "other", seed=5)
     assert weights_hash(base) != weights_hash(changed)
 
 
 @pytest.mark.slow
-def test_the_packaged_model_becomes_a_folder_with_its_template(tmp_path: Path) -> None:
-    folder = base_folder("packaged", cache=tmp_path)
+def test_the_packaged_model_becomes_a_folder_with_its_template(packaged_cache: Path) -> None:
+    folder = base_folder("packaged", cache=packaged_cache)
     assert {"model.safetensors", "tokenizer.json", "config.json"} <= {file.name for file in folder.iterdir()}
     assert AutoTokenizer.from_pretrained(folder).chat_template
 

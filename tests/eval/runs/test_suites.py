@@ -199,7 +199,7 @@ def test_a_file_that_is_no_yaml_is_refused(tmp_path: Path, content: bytes, said:
 
 def test_a_file_that_is_not_there_or_a_folder_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "none.yaml", tmp_path):
-        with pytest.raises(UsageError, match="cannot be read"):
+        with pytest.raises(UsageError, match="there is no file|is a folder; give the path of a suite"):
             load_suite(path)
 
 
