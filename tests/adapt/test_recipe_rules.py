@@ -35,6 +35,11 @@ STAGES = {
         ["vocabulary: {warm: {replay: genral}}"],
         "no source 'genral' in data (line 6); did you mean 'general'?",
     ),
+    "general text that is the domain": (
+        ["vocabulary: {warm: {replay: domain}}"],
+        "'domain' is both what the tokens are of and what is shown beside it (line 6); name a source of general text",
+    ),
+    "a share of no general text": (["vocabulary: {warm: {replay_share: 0.5}}"], "is a share of no source (line 6)"),
     "a vocabulary block over its step": (["vocabulary: {block: 4096, batch_tokens: 512}"], "holds no block of 4096"),
 }
 TRAINING = {

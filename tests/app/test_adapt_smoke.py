@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ def told(done: "subprocess.CompletedProcess[str]") -> Any:
     return json.loads(done.stdout)
 
 
-def test_smoke_makes_a_model_that_answers(tmp_path: Path) -> None:
+def test_smoke_makes_a_model_that_answers(tmp_path: Path, packaged_at_hand: Callable[[Path], None]) -> None:
+    packaged_at_hand(tmp_path / "cache")
     result = told(fathom(tmp_path, "adapt", "run", "data/recipes/smoke.yaml", "--json"))
     assert result["run"]["status"] == "finished"
     assert [stage["kind"] for stage in result["stages"]] == ["vocabulary", "dapt", "tapt"]

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,10 @@ def test_the_questions_name_spans_that_hold_their_answers() -> None:
 
 
 @pytest.mark.slow
-def test_the_smoke_suite_runs_and_a_second_call_shows_what_was_measured(tmp_path: Path) -> None:
+def test_the_smoke_suite_runs_and_a_second_call_shows_what_was_measured(
+    tmp_path: Path, packaged_at_hand: Callable[[Path], None]
+) -> None:
+    packaged_at_hand(tmp_path / "cache" / "evaluation")
     done = fathom(tmp_path, "eval", "run", "data/suites/smoke.yaml", "--run", "smoke", "--json")
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)

