@@ -6,6 +6,7 @@ It knows the form of an example, not where it comes from nor what is done with i
 import gzip
 import hashlib
 import json
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ Role = Literal["system", "user", "assistant"]
 Kind = Literal["rows", "conversations", "self-instruct", "evolved", "grounded", "raft", "feedback"]
 Decision = Literal["accepted", "edited", "rejected"]
 
+_LOG = logging.getLogger(__name__)
 MOST_MESSAGES = 1_000
 LONGEST_CONTENT = 1_000_000
 """Characters of one message: ten times what any model of today reads at once."""
@@ -219,8 +221,15 @@ def numbered_examples(path: Path) -> Iterator[tuple[int, Example]]:
 def read_examples(path: Path) -> Iterator[Example]:
     """The examples of a .jsonl or .jsonl.gz file, in order, rejected ones too.
 
+    Decisions of a review that lie beside the file are not in them; that is logged, so that nobody trains past them.
     Raises UsageError for another kind of file, ReadingError with the line for what is no example.
     """
+    if reviews_beside(path).is_file():
+        _LOG.warning(
+            "%s holds decisions about %s that are not in it: write them out with 'fathom data reviewed'",
+            reviews_beside(path),
+            path.name,
+        )
     return (example for _, example in numbered_examples(path))
 
 
@@ -259,6 +268,11 @@ def _lines(path: Path, file: IO[bytes], examples: Iterable[Example]) -> Iterator
         yield out.write(json.dumps(example.as_json(), ensure_ascii=False, allow_nan=False).encode() + b"\n")
     if packed:
         out.close()
+
+
+def reviews_beside(path: Path) -> Path:
+    """Where the decisions about a file of examples lie (adapt/instructions/reviews.py)."""
+    return path.with_name(path.name.removesuffix(".gz").removesuffix(".jsonl") + ".reviews.jsonl")
 
 
 def require_name(path: Path) -> None:
