@@ -324,6 +324,12 @@ class _Planning:
 
     def _possible_here(self, name: str, settings: Training, model: ModelFacts | None) -> None:
         kind, optimizer = settings.method.kind, settings.optimizer
+        pulls = [word for word, anchor in (("l2sp", settings.keep.l2sp), ("ewc", settings.keep.ewc)) if anchor]
+        if pulls and settings.weight_decay:
+            self.remarks.append(
+                f"{name}: {' and '.join(pulls)} pull weights back to what they were and weight_decay "
+                f"({settings.weight_decay:g}) to zero; set weight_decay: 0"
+            )
         if optimizer != "adamw" and not self.machine.gpus:
             self._refuse(name, f"the optimizer {optimizer} needs a CUDA GPU, and there is none; use adamw")
         needs = "qlora" if kind == "qlora" else f"the optimizer {optimizer}" if optimizer != "adamw" else None

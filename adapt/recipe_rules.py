@@ -173,8 +173,12 @@ def _order(recipe: Recipe) -> Iterator[Problem]:
 
 def _vocabulary(settings: Vocabulary, recipe: Recipe) -> Iterator[Problem]:
     yield from _in_data(("source",), settings.source, recipe)
-    if settings.source in recipe.data and recipe.data[settings.source].chat:
-        yield Problem(("source",), f"'{settings.source}' holds conversations", "name a source of raw text")
+    replay = settings.warm.replay if settings.warm is not None else None
+    if replay is not None:
+        yield from _in_data(("warm", "replay"), replay, recipe)
+    for key, name in ((("source",), settings.source), (("warm", "replay"), replay)):
+        if name in recipe.data and recipe.data[name].chat:
+            yield Problem(key, f"'{name}' holds conversations", "name a source of raw text")
     if settings.warm is not None and settings.batch_tokens < settings.block:
         yield Problem(("batch_tokens",), f"a step of {settings.batch_tokens} holds no block of {settings.block}")
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from adapt.corpus.texts import TrainingText
     from retrieval.embedding.embedder import Embedder
 
-VERSION = 1
+VERSION = 2
 """Raised when a stage's work changes: finished stages of older runs are then done again."""
 SELECTED = "selected"
 """What TAPT calls the text that it selected."""
@@ -63,7 +63,8 @@ def sources_of(stage: Stage) -> tuple[str, ...]:
     """Sources of the recipe that a stage reads, each once."""
     settings = stage.settings
     if isinstance(settings, Vocabulary):
-        return (settings.source,)
+        replay = settings.warm.replay if settings.warm is not None else None
+        return (settings.source,) if replay is None else (settings.source, replay)
     named: list[str] = [name for name in settings.mix if name != SELECTED]
     if isinstance(settings, Tapt):
         named += [settings.select.source, settings.select.near]
@@ -88,7 +89,8 @@ def decontamination_of(recipe: Recipe, name: str) -> Decontamination:
 
 
 def stage_key(stage: Stage, before: str, around: Surroundings) -> str:
-    """SHA-256 of everything that decides a stage's result: its settings, the seed, its texts and all stages before."""
+    """SHA-256 of everything that decides a stage's result: its settings, the seed, its texts and all stages before; for
+    TAPT also the embedding model that selects."""
     described = {
         "version": VERSION,
         "kind": stage.kind,
@@ -97,6 +99,8 @@ def stage_key(stage: Stage, before: str, around: Surroundings) -> str:
         "before": before,
         "texts": {name: around.corpora[name].sha256 for name in sources_of(stage)},
     }
+    if isinstance(stage.settings, Tapt):
+        described["embedder"] = around.embedder().fingerprint.to_json()
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
@@ -124,6 +128,7 @@ def _extend_vocabulary(settings: Vocabulary, model: Path, folder: Path, around: 
             seed=around.recipe.seed,
             progress=around.progress,
             stop=around.stop,
+            replay=around.corpora[settings.warm.replay] if settings.warm and settings.warm.replay else None,
         )
     except StoppedError:
         return Outcome(None)
@@ -237,23 +242,27 @@ def _packed(
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
     folder = around.cache / "blocks" / digest[:32]
     if (folder / MANIFEST).is_file():
-        return Blocks.open(folder)
-    if reading is not None:
-        from adapt.corpus.reading_tasks import transform
-
+        blocks = Blocks.open(folder)
+    else:
         counts: Counter[str] = Counter()
-        texts = transform(texts, reading, seed=around.recipe.seed, counts=counts)
-        facts.setdefault("reading", {})[name] = counts
-    around.progress(f"packing {name}", 0, 0)
-    return pack(
-        _until_stopped(texts, around.stop),
-        load(place),
-        block=settings.block,
-        folder=folder,
-        seed=around.recipe.seed,
-        progress=around.progress,
-        name=f"'{name}'",
-    )
+        if reading is not None:
+            from adapt.corpus.reading_tasks import transform
+
+            texts = transform(texts, reading, seed=around.recipe.seed, counts=counts)
+        around.progress(f"packing {name}", 0, 0)
+        blocks = pack(
+            _until_stopped(texts, around.stop),
+            load(place),
+            block=settings.block,
+            folder=folder,
+            seed=around.recipe.seed,
+            progress=around.progress,
+            name=f"'{name}'",
+            more=counts,
+        )
+    if reading is not None:
+        facts.setdefault("reading", {})[name] = dict(blocks.more)
+    return blocks
 
 
 def _packed_chats(name: str, corpus: "Corpus", settings: Sft, place: Path, around: Surroundings) -> "Blocks":

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -97,13 +98,14 @@ def pack(
     seed: int,
     progress: Progress,
     name: str = "the texts",
+    more: Mapping[str, Any] = MappingProxyType({}),
 ) -> "Blocks":
     """Tokenise documents (title, blank line, text, end mark), cut those longer than `block`, fit the pieces into rows
     (best fit decreasing, in windows of shuffled pieces: Ding et al. 2024, arXiv:2404.10830) and write them to `folder`.
 
     Special tokens that stand in a text are text. Texts without a character are left out. `name` is what a message
-    calls the texts. Raises UsageError for texts that hold less than a block or a block that cannot be, FathomError
-    where the disk cannot take it.
+    calls the texts; `more` is kept in the manifest as it is once all of them are read. Raises UsageError for texts that
+    hold less than a block or a block that cannot be, FathomError where the disk cannot take it.
     """
     _require_block(block)
     begin, end = marks(tokenizer)
@@ -135,7 +137,7 @@ def pack(
             "tokenizer": tokenizer_hash(tokenizer),
             "seed": seed,
         }
-        return facts, {}
+        return facts, more
 
     write_folder(folder, KIND, fill)
     return Blocks.open(folder)
@@ -210,6 +212,7 @@ class Blocks:
         self.folder, self.sha256 = folder, str(manifest["sha256"])
         self.facts: Mapping[str, Any] = facts
         """`documents`, `empty` (documents left out), `bytes` of text, `fill`, `tokenizer` (hash), `largest_id`, …"""
+        self.more: Mapping[str, Any] = manifest["more"]
         self.block, self.rows, self.tokens = int(facts["block"]), int(facts["rows"]), int(facts["tokens"])
         self._rows, self._pieces = read_array(folder / ROWS), read_array(folder / PIECES)
         self._starts = np.concatenate(([0], np.cumsum(self._pieces, dtype=np.int64)))

@@ -86,7 +86,7 @@ def fathom(setup: Setup, order: Order) -> Run:
     """Our loop, without checkpoints."""
     import torch
 
-    from adapt.training.arguments import arguments
+    from adapt.training.arguments import arguments, rates
     from adapt.training.checkpoints import Checkpoints, Identity
     from adapt.training.guards import LossGuard
     from adapt.training.loss import attach
@@ -117,6 +117,7 @@ def fathom(setup: Setup, order: Order) -> Run:
             data=OrderRows(order),
             batches=batches,
             collate=Collator(),
+            rates=rates(setup.settings.lr, setup.steps),
             pulls=Pulls(),
             guard=LossGuard(),
             checkpoints=Checkpoints(folder / "checkpoints", Identity("", "", {}, 0)),

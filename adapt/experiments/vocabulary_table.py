@@ -28,6 +28,8 @@ from eval.runs.run_folder import write_json
 from retrieval.errors import FathomError, UsageError
 
 HELD_OUT = 0.05
+HELD_OUT_GENERAL = 0.3
+"""More, as general texts are few here and only replayed."""
 TABLE_JSON, TABLE_MARKDOWN = "vocabulary.json", "vocabulary.md"
 _LOG = logging.getLogger(__name__)
 Part = Literal["train", "held_out"]
@@ -43,12 +45,12 @@ class _Texts:
     held_out: tuple[TrainingText, ...]
 
     @classmethod
-    def read(cls, path: Path) -> "_Texts":
+    def read(cls, path: Path, held_out: float = HELD_OUT) -> "_Texts":
         found = read_texts(path)
         parts: dict[bool, list[TrainingText]] = {True: [], False: []}
         for document in found.documents:
             share = int(hashlib.sha256(document.id.encode()).hexdigest()[:8], 16) / 2**32
-            parts[share < HELD_OUT].append(TrainingText(document.id, document.text))
+            parts[share < held_out].append(TrainingText(document.id, document.text))
         if not parts[True] or not parts[False]:
             raise UsageError(f"'{path}' has too few documents ({len(found.documents)}) to hold some out; give more")
         return cls(path.name, found.sha256, tuple(parts[False]), tuple(parts[True]))
@@ -71,8 +73,8 @@ def savings(
     rows = []
     for number in wanted:
         chosen = settings.model_copy(update={"tokens": number})
-        found = candidates(texts.texts(), old, chosen, progress=progress, total=texts.count("train"))
-        tokenizer_file.write(tokenizer_file.extended(byte_level(old), found.merges), base, folder)
+        found = candidates(texts.texts(), old, chosen, model=base, progress=progress, total=texts.count("train"))
+        tokenizer_file.write(tokenizer_file.extended(byte_level(old), found.merges, found.pre_tokenizer), base, folder)
         new = tokenizer_file.load(folder)
         check = tokenizer_file.compare(old, new, (whole(text) for text in texts.texts("held_out")))
         rows.append(
@@ -83,6 +85,7 @@ def savings(
                 "saving_held_out": check.saving,
                 "longer": check.longer,
                 "least_saving": found.terms[-1].saving if found.terms else None,
+                "phrases": found.facts()["phrases"],
                 "steps_only": sum(term.stands == 0 for term in found.terms),
             }
         )
@@ -99,11 +102,17 @@ def bits_per_byte(
     folder: Path,
     cache: Path,
     progress: Progress,
+    general: _Texts | None = None,
+    replay: bool = False,
 ) -> list[dict[str, Any]]:
-    """Of the base, with mean rows, and after the warm-up that the settings ask for, on the held-out documents."""
-    file = folder / "held_out.jsonl"
-    lines = (json.dumps({"id": text.id, "text": whole(text)}) + "\n" for text in texts.texts("held_out"))
-    file.write_text("".join(lines), encoding="utf-8")
+    """Of the base, with mean rows, and after the warm-up that the settings ask for, on the held-out documents, of
+    `general` too, which is shown in the warm-up with `replay`."""
+    files = {}
+    for name, those in {"held_out": texts, "general": general}.items():
+        if those is not None:
+            files[name] = folder / f"{name}.jsonl"
+            lines = (json.dumps({"id": text.id, "text": whole(text)}) + "\n" for text in those.texts("held_out"))
+            files[name].write_text("".join(lines), encoding="utf-8")
     tools = Tools(cache=cache, language_model=lambda name: load_language_model(name, cache=cache))
 
     def measured(label: str, model: Path) -> dict[str, Any]:
@@ -112,13 +121,19 @@ def bits_per_byte(
         mark = hashlib.sha256("".join(_digest(path) for path in config).encode()).hexdigest()[:16]
         kept = PartFolder(folder / "measured" / f"{label}-{mark}-{limit_bytes}")
         try:
-            part = LanguagePart(texts={"held_out": file}, model=str(model), limit_bytes=limit_bytes, seed=seed)
+            part = LanguagePart(texts=files, model=str(model), limit_bytes=limit_bytes, seed=seed)
             part.prepare(tools).run(kept, progress)
-            pairs = [record["metrics"] for record in kept.done().values()]
+            records = list(kept.done().values())
         finally:
             kept.close()
-        sums = {name: [sum(pair[name][side] for pair in pairs) for side in (0, 1)] for name in pairs[0]}
-        return {"rows": label, **{name: sums[name][0] / sums[name][1] for name in sums}}
+        found: dict[str, Any] = {"rows": label}
+        for name in files:
+            pairs = [record["metrics"] for record in records if record["label"] == name]
+            for metric in ("bits_per_byte", "tokens_per_byte"):
+                key = metric if len(files) == 1 else f"{metric}_{name}"  # as LanguagePart names them
+                sums = [sum(pair[key][side] for pair in pairs) for side in (0, 1)]
+                found[metric if name == "held_out" else key] = sums[0] / sums[1]
+        return found
 
     found = [measured("base", base)]
     stages = [("mean of the pieces", settings.model_copy(update={"warm": None}))]
@@ -126,9 +141,12 @@ def bits_per_byte(
         stages.append(("after warm-up", settings))
     for label, chosen in stages:
         place = folder / ("mean" if chosen.warm is None else "warmed")
-        model = extend(base, texts, chosen, folder=place, seed=seed, progress=progress)
+        shown = general if replay and chosen.warm is not None else None
+        model = extend(base, texts, chosen, folder=place, seed=seed, progress=progress, replay=shown)
         row = measured(label, model)
         row["change"] = row["bits_per_byte"] / found[0]["bits_per_byte"] - 1
+        if general is not None:
+            row["change_general"] = row["bits_per_byte_general"] / found[0]["bits_per_byte_general"] - 1
         found.append(row)
     return found
 
@@ -143,21 +161,25 @@ def to_markdown(found: Mapping[str, Any]) -> str:
     lines = [
         f"{found['texts']}: {found['train']:,} documents, {found['held_out']:,} held out; {found['model']}",
         "",
-        "| tokens wanted | added | fewer tokens, trained on | fewer tokens, held out | longer texts |",
-        "|---:|---:|---:|---:|---:|",
+        "| tokens wanted | added | phrases | fewer tokens, trained on | fewer tokens, held out | longer texts |",
+        "|---:|---:|---:|---:|---:|---:|",
     ]
     lines += [
-        f"| {row['wanted']:,} | {row['added']:,} | {row['saving_train']:.2%} | {row['saving_held_out']:.2%} "
-        f"| {row['longer']} |"
+        f"| {row['wanted']:,} | {row['added']:,} | {row['phrases']:,} | {row['saving_train']:.2%} "
+        f"| {row['saving_held_out']:.2%} | {row['longer']} |"
         for row in found["savings"]
     ]
     if found["bits_per_byte"]:
+        both = "bits_per_byte_general" in found["bits_per_byte"][0]
         lines += ["", "| rows of the new tokens | bits/byte, held out | change | tokens/byte |", "|---|---:|---:|---:|"]
-        lines += [
-            f"| {row['rows']} | {row['bits_per_byte']:.4f} | {row.get('change', 0.0):+.2%} "
-            f"| {row['tokens_per_byte']:.4f} |"
-            for row in found["bits_per_byte"]
-        ]
+        if both:
+            lines[-2:] = [lines[-2] + " general bits/byte | change |", lines[-1] + "---:|---:|"]
+        for row in found["bits_per_byte"]:
+            line = f"| {row['rows']} | {row['bits_per_byte']:.4f} | {row.get('change', 0.0):+.2%} "
+            line += f"| {row['tokens_per_byte']:.4f} |"
+            if both:
+                line += f" {row['bits_per_byte_general']:.4f} | {row.get('change_general', 0.0):+.2%} |"
+            lines.append(line)
     return "\n".join(lines) + "\n"
 
 
@@ -169,13 +191,16 @@ def main(words: Sequence[str] | None = None) -> Path:
     cache = options.cache or out / "cache"
     base = base_folder(options.model, cache=cache)
     texts = _Texts.read(options.texts)
-    settings = Vocabulary(least_saving=options.least_saving, initialise=options.initialise)
+    settings = Vocabulary(
+        least_saving=options.least_saving, initialise=options.initialise, words_at_most=options.words_at_most
+    )
     rows = savings(texts, base, options.tokens, settings, folder=out / "tokenizer", progress=_log_progress)
     figures: list[dict[str, Any]] = []
     if options.measure is not None:
         changes: dict[str, Any] = {"tokens": options.measure, "warm": None}
         if options.warm_tokens:
-            changes["warm"] = Warming(tokens=options.warm_tokens, lr=options.lr)
+            share = options.replay_share
+            changes["warm"] = Warming(tokens=options.warm_tokens, lr=options.lr, replay_share=share)
         changes["block"], changes["batch_tokens"] = options.block, options.batch_tokens
         figures = bits_per_byte(
             texts,
@@ -186,6 +211,8 @@ def main(words: Sequence[str] | None = None) -> Path:
             folder=out,
             cache=cache,
             progress=_log_progress,
+            general=_Texts.read(options.general, HELD_OUT_GENERAL) if options.general else None,
+            replay=options.replay_share > 0,
         )
     found = {
         "texts": str(options.texts),
@@ -209,8 +236,16 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="packaged")
     parser.add_argument("--tokens", type=_count, nargs="+", default=[100, 250, 500, 1000])
     parser.add_argument("--least-saving", type=float, default=0.0, help="share of the tokens that a token must save")
+    parser.add_argument("--words-at-most", type=_count, default=usual.words_at_most, help="words of one token")
     parser.add_argument("--measure", type=_count, help="measure bits per byte with so many tokens")
     parser.add_argument("--warm-tokens", type=int, default=warming.tokens, help="0 for no warm-up")
+    parser.add_argument("--general", type=Path, help="texts of another kind, of which bits per byte are measured too")
+    parser.add_argument(
+        "--replay-share",
+        type=float,
+        default=0.0,
+        help="of the warm-up's tokens that are of --general's other documents",
+    )
     parser.add_argument("--lr", type=float, default=warming.lr)
     parser.add_argument("--initialise", choices=("mean", "distil"), default=usual.initialise)
     parser.add_argument("--block", type=_count, default=usual.block)

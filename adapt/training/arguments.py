@@ -8,7 +8,7 @@ TRL adds to the fields is about that preparation, so none of it applies here.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,8 @@ OURS: Mapping[str, str] = {
     "use_cache": "training keeps no cache",
     **dict.fromkeys(("use_cpu", "local_rank"), "the machine and the launcher decide this"),
 }
-"""Fields of TRL's SFTConfig that a recipe's `trainer` may not hold, and why or what to set instead."""
+"""Fields of TRL's SFTConfig (and `local_rank`, which was one) that a recipe's `trainer` may not hold, and why or what
+to set instead."""
 PASSED_ON: Mapping[str, str] = {"model_init_kwargs": "attn_implementation"}
 """Fields of SFTConfig that are no TrainingArguments and count here: the one key that each may hold."""
 _OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_8bit"}
@@ -121,25 +122,27 @@ def attention(trainer: Mapping[str, Any]) -> str | None:
     return wish
 
 
-def schedule(lr: LearningRate, steps: int) -> dict[str, Any]:
-    """Fields of TrainingArguments for the learning rate over so many steps."""
+def rates(lr: LearningRate, steps: int) -> Callable[[int], float]:
+    """The share of the peak that each step has, counted from 0: the first already learns, the last has the floor.
+
+    Cosine is transformers' `cosine_warmup_with_min_lr`, to the bit. The others are here since transformers' own
+    (`warmup_stable_decay`, `linear`, `constant_with_warmup`) spend a step at rate 0.
+    """
     warm = min(math.ceil(lr.warm_up * steps), max(0, steps - 1))
-    if lr.curve == "cosine":
-        # `cosine_with_min_lr` itself begins with a step of rate 0; this is the same curve, a step further on.
-        kind = "cosine_warmup_with_min_lr"
-        details: dict[str, Any] = {"min_lr_rate": lr.floor}
-    else:
-        kind = "warmup_stable_decay"
-        decay = {"wsd": math.ceil(lr.decay * steps), "linear": steps - warm, "constant": 0}[lr.curve]
-        decay = min(decay, steps - warm)
-        shape = "1-sqrt" if lr.curve == "wsd" else "linear"
-        details = {"num_decay_steps": decay, "decay_type": shape, "min_lr_ratio": lr.floor}
-    return {
-        "learning_rate": lr.peak,
-        "lr_scheduler_type": kind,
-        "lr_scheduler_kwargs": details,
-        "warmup_steps": warm,
-    }
+    rest = steps - warm
+    decay = {"cosine": rest, "linear": rest, "wsd": min(math.ceil(lr.decay * steps), rest), "constant": 0}[lr.curve]
+    shape: Callable[[float], float] = {
+        "cosine": lambda done: 0.5 * (1.0 + math.cos(math.pi * done)),
+        "wsd": lambda done: 1.0 - math.sqrt(done),
+    }.get(lr.curve, lambda done: 1.0 - done)
+
+    def rate(step: int) -> float:
+        if step < warm:
+            return (step + 1) / warm
+        done = min(1.0, (step + 1 - (steps - decay)) / max(1, decay))
+        return 1.0 if done <= 0 or not decay else shape(done) * (1 - lr.floor) + lr.floor
+
+    return rate
 
 
 def arguments(
@@ -163,7 +166,7 @@ def arguments(
         "max_steps": steps,
         "per_device_train_batch_size": micro_rows,
         "gradient_accumulation_steps": accumulation,
-        **schedule(settings.lr, steps),
+        "learning_rate": settings.lr.peak,
         "optim": _OPTIMIZERS.get(settings.optimizer, settings.optimizer),
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.clip,

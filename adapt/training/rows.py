@@ -55,10 +55,12 @@ class StepCounts:
 
 @dataclass(frozen=True)
 class Batches:
-    """Which rows make which micro-batch: `step_rows` rows a step over all processes, `micro_rows` at once on a device.
+    """Which rows make which micro-batch: at most `step_rows` rows a step over all processes, `micro_rows` at once on a
+    device.
 
-    The last step may be smaller; a process that has nothing left in it gets empty rows (-1), so that all take part in
-    the same number of reductions.
+    What does not divide is spread over all steps, whose sizes differ by a row: left to the last step it could be a
+    single row, whose gradient is mostly noise and whose step is as long as any. A process that has no row in a
+    micro-batch gets an empty one (-1), so that all take part in the same number of reductions.
     """
 
     rows: int
@@ -76,19 +78,23 @@ class Batches:
         return -(-self.rows // self.step_rows)
 
     def __len__(self) -> int:
-        at_once = self.micro_rows * self.processes
-        whole, left = divmod(self.rows, self.step_rows)
-        return whole * self.accumulation + -(-left // at_once)
+        return self.steps * self.accumulation
 
     def __iter__(self) -> Iterator[list[int]]:
-        at_once = self.micro_rows * self.processes
-        for first in range(0, self.rows, at_once):
-            mine = range(first + self.rank * self.micro_rows, first + (self.rank + 1) * self.micro_rows)
-            yield [row if row < self.rows else -1 for row in mine]
+        for step in range(self.steps):
+            rows = self.of_step(step)
+            for micro in range(self.accumulation):
+                mine = _part(len(rows), micro * self.processes + self.rank, self.accumulation * self.processes)
+                yield list(rows[mine.start : mine.stop]) or [-1]
 
     def of_step(self, step: int) -> range:
         """Rows of a step, of all processes."""
-        return range(step * self.step_rows, min((step + 1) * self.step_rows, self.rows))
+        return _part(self.rows, step, self.steps)
+
+
+def _part(length: int, number: int, parts: int) -> range:
+    """Of so many parts of 0 … length that differ by one in size, the one with this number."""
+    return range(length * number // parts, length * (number + 1) // parts)
 
 
 def batches(rows: int, *, block: int, batch_tokens: int, micro_tokens: int, processes: int, rank: int) -> Batches:

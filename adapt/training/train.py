@@ -151,7 +151,7 @@ class _Session:
     def run(self) -> TrainingResult:
         from transformers import set_seed
 
-        from adapt.training.arguments import arguments
+        from adapt.training.arguments import arguments, rates
         from adapt.training.guards import LossGuard, require_rows, require_separate_documents
         from adapt.training.loss import attach
         from adapt.training.methods import device, is_flat, load_model, precision_of, under_adapter
@@ -205,6 +205,7 @@ class _Session:
             data=OrderRows(self.order, pulls.kept),
             batches=self.batches,
             collate=collate,
+            rates=rates(settings.lr, self.batches.steps),
             pulls=pulls,
             guard=LossGuard(metrics.losses if metrics else ()),
             checkpoints=self.checkpoints,

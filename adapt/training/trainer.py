@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
@@ -37,6 +38,8 @@ OPTIMIZER, SCHEDULE, RANDOM, STATE = "optimizer", "schedule.json", "random.json"
 class OrderTrainer(Trainer):
     """`metrics` and `checkpoints` are written by the first process only; every process calls everything."""
 
+    lr_scheduler: Any
+
     def __init__(
         self,
         model: Any,
@@ -45,6 +48,7 @@ class OrderTrainer(Trainer):
         data: OrderRows,
         batches: Batches,
         collate: Collator,
+        rates: Callable[[int], float],
         pulls: Pulls,
         guard: LossGuard,
         checkpoints: Checkpoints,
@@ -57,7 +61,7 @@ class OrderTrainer(Trainer):
         seconds: float = 0.0,
         noise: EmbeddingNoise | None = None,
     ) -> None:
-        self.data, self.batches, self.pulls, self.guard = data, batches, pulls, guard
+        self.data, self.batches, self.rates, self.pulls, self.guard = data, batches, rates, pulls, guard
         self.checkpoints, self.metrics, self.save_weights = checkpoints, metrics, save
         self.minutes, self.every, self.stop, self.progress = minutes, every, stop, progress
         self.seconds_before, self.tokens = seconds, 0
@@ -207,6 +211,13 @@ class OrderTrainer(Trainer):
             },
         }
         return norm
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Of the rates that the stage has, which decide all."""
+        if self.lr_scheduler is None:
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, self.rates)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
 
     # --- figures ---
 

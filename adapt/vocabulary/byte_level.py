@@ -51,7 +51,7 @@ def is_word(token: str) -> bool:
         text = bytes_of(token).decode()
     except (KeyError, ValueError):
         return False
-    return _letters(text.removeprefix(SPACE)) and text.removeprefix(SPACE)[:1].isalpha()
+    return is_letters(text.removeprefix(SPACE)) and text.removeprefix(SPACE)[:1].isalpha()
 
 
 def may_become_word(token: str) -> bool:
@@ -64,12 +64,13 @@ def may_become_word(token: str) -> bool:
     start = next((place for place, byte in enumerate(data[:4]) if not 0x80 <= byte < 0xC0), len(data))
     try:
         # An incremental decoder waits for the rest of a character where the data ends inside one.
-        return start < 4 and _letters(getincrementaldecoder("utf-8")().decode(data[start:]))
+        return start < 4 and is_letters(getincrementaldecoder("utf-8")().decode(data[start:]))
     except UnicodeDecodeError:
         return False
 
 
-def _letters(text: str) -> bool:
+def is_letters(text: str) -> bool:
+    """Whether a text is letters of any script and their marks alone; the empty one is."""
     # Marks belong to the letters of Hindi, Thai and decomposed accents.
     return all(letter.isalpha() or unicodedata.category(letter).startswith("M") for letter in text)
 

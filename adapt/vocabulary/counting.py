@@ -36,11 +36,20 @@ class Counted:
     """All of the corpus, without special tokens."""
 
 
-def count(texts: Iterable[str], tokenizer: Any, *, progress: Progress = lambda *_: None, total: int = 0) -> Counted:
-    """Read texts once. `tokenizer` is a fast one of transformers, `total` the documents there are if known."""
+def count(
+    texts: Iterable[str],
+    tokenizer: Any,
+    *,
+    splitter: Any = None,
+    progress: Progress = lambda *_: None,
+    total: int = 0,
+) -> Counted:
+    """Read texts once. `tokenizer` is a fast one of transformers, `splitter` a pre-tokenizer in place of its own,
+    `total` the documents there are if known."""
     backend = tokenizer.backend_tokenizer
     normalise = backend.normalizer.normalize_str if backend.normalizer is not None else str
-    pre_tokenize, tokenize = backend.pre_tokenizer.pre_tokenize_str, backend.model.tokenize
+    pre_tokenize, tokenize = (splitter or backend.pre_tokenizer).pre_tokenize_str, backend.model.tokenize
+    same: dict[str, str] = {}  # one object for each token, as pieces are many
     known: dict[str, Piece | int] = {}  # pieces of one token are only counted, as nothing can be merged in them
     tokens = size = number = 0
     for number, text in enumerate(texts, 1):
@@ -48,7 +57,7 @@ def count(texts: Iterable[str], tokenizer: Any, *, progress: Progress = lambda *
         for written, times in Counter(piece for piece, _ in pre_tokenize(normalise(text))).items():
             piece = known.get(written)
             if piece is None:
-                split = tuple(token.value for token in tokenize(written))
+                split = tuple(same.setdefault(token.value, token.value) for token in tokenize(written))
                 piece = known[written] = len(split) if len(split) < 2 else Piece(split)
             if isinstance(piece, int):
                 tokens += times * piece

@@ -9,7 +9,7 @@ import json
 import random
 import shutil
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -34,7 +34,7 @@ from retrieval.embedding.stored import file_hash, is_whole, keep
 from retrieval.errors import DamagedError, UsageError
 
 REPORT, MODEL = "report.json", "model"
-VERSION = 1
+VERSION = 2
 """Counted up when the same settings begin to give another result."""
 STRANGE = 10_000
 """Made-up texts on which it is tried that none gets longer."""
@@ -70,14 +70,20 @@ def extend(
     seed: int,
     progress: Progress,
     stop: threading.Event | None = None,
+    replay: Corpus | None = None,
 ) -> Path:
-    """Do the stage in `folder` and return `folder`/model. What is there already and whole is not done again.
+    """Do the stage in `folder` and return `folder`/model. What is there already and whole is not done again. `replay`
+    is what `settings.warm.replay` names.
 
     `folder` then has model/ (safetensors, tokenizer, templates), report.json, metrics.jsonl of the warm-up (distilling/
     has that of token distillation). Raises UsageError where the tokenizer cannot be extended or the corpus has no token
     worth it, StoppedError when `stop` is set, OSError for a full disk.
     """
-    identity = _identity(model_folder, corpus, settings, seed)
+    shown = [(corpus, 1.0)]
+    if replay is not None and settings.warm is not None:
+        share = settings.warm.replay_share
+        shown = [(corpus, 1 - share), (replay, share)]
+    identity = _identity(model_folder, [one.sha256 for one, _ in shown], settings, seed)
     result = folder / MODEL
     if (folder / REPORT).is_file() and is_whole(result):
         if read_json(folder / REPORT).get("identity") == identity:
@@ -85,7 +91,9 @@ def extend(
     shutil.rmtree(result, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     old = tokenizer_file.load(model_folder)
-    found = candidates(corpus.texts("train"), old, settings, progress=progress, total=corpus.count("train"))
+    found = candidates(
+        corpus.texts("train"), old, settings, model=model_folder, progress=progress, total=corpus.count("train")
+    )
     if not found.terms:
         raise UsageError(
             f"no token is worth adding for '{corpus.name}': {_why(found)}; lower min_frequency, min_documents or "
@@ -93,11 +101,11 @@ def extend(
         )
     written = folder / "tokenizer"
     base = byte_level(old)
-    tokenizer_file.write(tokenizer_file.extended(base, found.merges), model_folder, written)
+    tokenizer_file.write(tokenizer_file.extended(base, found.merges, found.pre_tokenizer), model_folder, written)
     new = tokenizer_file.load(written)
     checks = _checked(old, new, corpus, found, seed, progress)
     facts = _train(
-        model_folder, written, new, corpus, found, base.next_id, settings, folder, identity, seed, progress, stop
+        model_folder, written, new, shown, found, base.next_id, settings, folder, identity, seed, progress, stop
     )
     report = {
         "identity": identity,
@@ -118,9 +126,9 @@ def extend(
     return result
 
 
-def _identity(model_folder: Path, corpus: Corpus, settings: Vocabulary, seed: int) -> str:
+def _identity(model_folder: Path, texts: Sequence[str], settings: Vocabulary, seed: int) -> str:
     files = {file.name: file_hash(file) for file in sorted(model_folder.iterdir()) if file.is_file()}
-    decided = [VERSION, files, corpus.sha256, settings.model_dump(mode="json"), seed]
+    decided = [VERSION, files, list(texts), settings.model_dump(mode="json"), seed]
     return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
 
 
@@ -172,7 +180,7 @@ def _train(
     model_folder: Path,
     written: Path,
     tokenizer: Any,
-    corpus: Corpus,
+    shown: Sequence[tuple[Corpus, float]],
     found: Candidates,
     first: int,
     settings: Vocabulary,
@@ -200,7 +208,11 @@ def _train(
         "warmed": None,
     }
     if settings.warm is not None:
-        chosen = _rows(tokenizer, corpus, settings, settings.warm, first, seed)
+        chosen = [
+            row
+            for corpus, share in shown
+            for row in _rows(tokenizer, corpus, settings.block, round(share * settings.warm.tokens), first, seed)
+        ]
         if settings.initialise == "distil":
             facts["distilled"] = warm(
                 model,
@@ -251,16 +263,12 @@ def _without_bars() -> Iterator[None]:
             spoken.enable_progress_bar()
 
 
-def _rows(
-    tokenizer: Any, corpus: Corpus, settings: Vocabulary, warming: Warming, first: int, seed: int
-) -> list[np.ndarray]:
-    """What the new rows learn from."""
+def _rows(tokenizer: Any, corpus: Corpus, block: int, tokens: int, first: int, seed: int) -> list[np.ndarray]:
+    """What the new rows learn from, of one corpus: about so many tokens."""
     # Four bytes a token, about.
-    texts = _sampled(corpus, 4 * POOL * warming.tokens, seed)
+    texts = _sampled(corpus, 4 * POOL * tokens, seed)
     documents = [np.array(tokenizer_file.encode(tokenizer, text), dtype=np.int64) for text in texts]
-    return around(documents, first, block=settings.block, tokens=warming.tokens, seed=seed) or cut(
-        documents, settings.block, end=None
-    )
+    return around(documents, first, block=block, tokens=tokens, seed=seed) or cut(documents, block, end=None)
 
 
 def _schedule(settings: Vocabulary, warming: Warming, seed: int) -> Schedule:

@@ -10,18 +10,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from adapt.vocabulary.byte_level import is_word, may_become_word
 from adapt.vocabulary.counting import LONGEST, Piece
+from adapt.vocabulary.phrases import is_term, may_become_term
 from eval.runs.parts import Progress
 
 Pair = tuple[str, str]
 NOT_LETTERS, RARE, FEW_DOCUMENTS, LITTLE, OVER, BROKEN = (
-    "not letters only",
+    "no words alone",
     "too rare",
     "in too few documents",
     "saves too little",
     "over the limit of tokens",
-    "ends inside a character",
+    "ends inside a character or before a word",
 )
 EXAMPLES = 5
 SPARE, SPARE_LEAST = 3, 200
@@ -31,12 +31,14 @@ characters of three bytes need two merges each, and half of the first ones end i
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a new token must reach. `saving` counts tokens of the corpus."""
+    """What a new token must reach, and what it may be. `saving` counts tokens of the corpus."""
 
     tokens: int
     frequency: int
     documents: int
     saving: int
+    words: int = 1
+    """Of one token at most."""
 
 
 @dataclass(slots=True)
@@ -143,7 +145,7 @@ def _greedy(
             break
         done.add(pair)
         token = pair[0] + pair[1]
-        if not may_become_word(token):
+        if not may_become_term(token, limits.words):
             refused.add(NOT_LETTERS, token)
             continue
         if not free(token):
@@ -254,7 +256,7 @@ def _pruned(terms: dict[str, Term], limits: Limits, refused: Refused) -> set[str
 
 
 def _fault(term: Term, limits: Limits) -> str | None:
-    if not is_word(term.token):
+    if not is_term(term.token, limits.words):
         return BROKEN
     if term.saved < limits.frequency:
         return RARE

@@ -9,10 +9,12 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from adapt.vocabulary.byte_level import ByteLevelBpe
 from adapt.vocabulary.merges import Pair
+from adapt.vocabulary.phrases import joins
 from retrieval.errors import FathomError
 
 FILE = "tokenizer.json"
@@ -26,6 +28,8 @@ BESIDE = (
 )
 """What goes along as it is. vocab.json, merges.txt and added_tokens.json, which older tools read, would be of the old
 vocabulary, so they stay behind: tokenizer.json holds all that they do."""
+GENERAL = "PreTrainedTokenizerFast"
+"""The class that is what tokenizer.json says; older releases and other programs know it under this name."""
 ALPHABETS = (
     (0x20, 0x7F),
     (0xA0, 0x250),
@@ -42,9 +46,14 @@ ALPHABETS = (
 )
 
 
-def extended(base: ByteLevelBpe, merges: Sequence[Pair]) -> dict[str, Any]:
-    """tokenizer.json with the merges appended and their tokens after all ids there are, in order."""
+def extended(
+    base: ByteLevelBpe, merges: Sequence[Pair], pre_tokenizer: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """tokenizer.json with the merges appended and their tokens after all ids there are, in order; `pre_tokenizer` in
+    place of its own where merges reach across words."""
     file = json.loads(json.dumps(base.file))
+    if pre_tokenizer is not None:
+        file["pre_tokenizer"] = pre_tokenizer
     model = file["model"]
     # Loading gives an added token that the model's vocabulary lacks the first id after it (tokenizers 0.23,
     # AddedVocabulary::add_tokens): Qwen's would move behind the new ones. In the vocabulary they keep theirs.
@@ -60,7 +69,11 @@ def extended(base: ByteLevelBpe, merges: Sequence[Pair]) -> dict[str, Any]:
 
 
 def write(file: Mapping[str, Any], source: Path, folder: Path) -> None:
-    """The tokenizer's files into `folder`: `file`, and of `source` what goes along unchanged. Raises OSError."""
+    """The tokenizer's files into `folder`: `file`, and of `source` what goes along unchanged. Raises OSError.
+
+    Where words are joined, tokenizer_config.json names the general class: those of families (Qwen2Tokenizer,
+    GPT2Tokenizer; transformers 5) split in their own way whatever tokenizer.json says.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / FILE).write_text(json.dumps(file, ensure_ascii=False), encoding="utf-8")
     for name in BESIDE:
@@ -68,6 +81,24 @@ def write(file: Mapping[str, Any], source: Path, folder: Path) -> None:
             shutil.copytree(source / name, folder / name, dirs_exist_ok=True)
         elif (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
+    if joins(file["pre_tokenizer"]):
+        config = folder / "tokenizer_config.json"
+        said = json.loads(config.read_text("utf-8")) if config.is_file() else {}
+        config.write_text(json.dumps(said | {"tokenizer_class": GENERAL}, ensure_ascii=False), encoding="utf-8")
+
+
+def is_split_as_written(base: ByteLevelBpe, pre_tokenizer: Mapping[str, Any], model: Path) -> bool:
+    """Whether a pre-tokenizer put into the tokenizer.json of a model's folder is the one that loading it gives.
+
+    For some kinds of model (qwen2) transformers takes the class of the family whatever the files name, and with it that
+    class's own way of splitting.
+    """
+    with TemporaryDirectory() as place:
+        write(extended(base, (), pre_tokenizer), model, Path(place))
+        if (model / "config.json").is_file():
+            shutil.copyfile(model / "config.json", Path(place) / "config.json")
+        found = json.loads(load(Path(place)).backend_tokenizer.to_str())
+    return bool(found["pre_tokenizer"] == pre_tokenizer)
 
 
 def load(folder: Path) -> Any:

@@ -14,7 +14,9 @@ from retrieval.errors import FathomError
 
 _log = logging.getLogger(__name__)
 
-CLOSING_SECONDS = 20.0
+LOADING = "engine-loading"
+"""Name of the threads that load."""
+CLOSING_SECONDS = 3.0
 """How long the end of the process waits for a model that is being loaded."""
 
 State = Literal["idle", "loading", "ready", "failed"]
@@ -26,6 +28,11 @@ class EngineStatus:
 
     state: State
     detail: str = ""
+
+
+def is_loading() -> bool:
+    """Whether a model is still being loaded in this process, though nobody waits for it any more."""
+    return any(thread.name == LOADING for thread in threading.enumerate())
 
 
 class BackgroundEngine:
@@ -55,7 +62,7 @@ class BackgroundEngine:
             if self._status.state in ("loading", "ready"):
                 return
             self._status = EngineStatus("loading")
-        self._loading = threading.Thread(target=self._work, args=[before], name="engine-loading", daemon=True)
+        self._loading = threading.Thread(target=self._work, args=[before], name=LOADING, daemon=True)
         self._loading.start()
 
     def close(self) -> None:

@@ -2,7 +2,9 @@
 
 import errno
 import ipaddress
+import os
 import socket
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -42,12 +44,19 @@ def chat(
         run.terminal.json({"url": url})
     else:
         run.terminal.note(f"the chat opens at {url} in some seconds; Ctrl-C ends it")
+    from app.chat.engine import is_loading
     from app.chat.server import serve
     from app.terminal import seconds
 
     serve(run.settings, address.host, address.port)
     if not as_json:
         run.terminal.note(f"the chat has ended after {seconds(run.terminal.elapsed)}")
+    if is_loading():
+        # Everything is closed and written. A thread inside OpenVINO cannot be stopped, and the interpreter's end would
+        # abort the process under it; seen on a machine so busy that loading took longer than `close` waits.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def require_local(host: str) -> None:

@@ -191,6 +191,21 @@ def test_memory_that_is_not_there_is_refused_with_what_would_need_less(texts: Pa
     assert found.refusals == () and any("which is tight" in remark for remark in found.remarks)
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("keep: {l2sp: {weight: 0.1}}", True),
+        ("keep: {ewc: {weight: 10, on: domain}}", True),
+        ("keep: {l2sp: {weight: 0.1}}, weight_decay: 0", False),
+        ("weight_decay: 0.1", False),
+    ],
+)
+def test_weights_that_are_pulled_two_ways_are_told(texts: Path, model: Path, words: str, told: bool) -> None:
+    found = planned(texts, model, f"dapt: {{{SMALL}, {words}}}")
+    assert found.refusals == ()
+    assert any("set weight_decay: 0" in remark for remark in found.remarks) is told
+
+
 def test_a_full_disk_is_told_before(texts: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import shutil
 

@@ -31,6 +31,10 @@ STAGES = {
         ["vocabulary: {source: domian}"],
         "no source 'domian' in data (line 6); did you mean 'domain'?",
     ),
+    "general text of no source": (
+        ["vocabulary: {warm: {replay: genral}}"],
+        "no source 'genral' in data (line 6); did you mean 'general'?",
+    ),
     "a vocabulary block over its step": (["vocabulary: {block: 4096, batch_tokens: 512}"], "holds no block of 4096"),
 }
 TRAINING = {

@@ -25,7 +25,8 @@ from retrieval.storage.locking import WriterLock
 torch.set_num_threads(1)
 STAGES = """
 stages:
-  - vocabulary: {tokens: 8, min_frequency: 4, block: 32, batch_tokens: 128, warm: {tokens: 256, lr: 1e-2}}
+  - vocabulary: {tokens: 8, min_frequency: 4, block: 32, batch_tokens: 128,
+                 warm: {tokens: 256, lr: 1e-2, replay: general}}
   - dapt: {block: 32, batch_tokens: 128, tokens: 512, precision: fp32, lr: 1e-2, checkpoint_steps: 1,
            mix: {domain: {from: 0.4, to: 0.8}, general: rest}}
   - tapt: {block: 32, batch_tokens: 128, tokens: 256, precision: fp32, lr: 1e-2,

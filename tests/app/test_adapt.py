@@ -217,6 +217,11 @@ def test_terms_are_listed_with_what_they_save(tmp_path: Path, model: Path) -> No
     said = json.loads(fathom(tmp_path / "w", *asked, "--json").stdout)
     assert len(said["terms"]) == 6 and said["documents"] == 160 and 0 < said["saving"] < 1
     assert said["terms"][0]["frequency"] == int(first[3].replace(",", ""))
+    assert said["phrases"] == 0
+    more = (*asked, "--tokens", "30", "--json", "--words-at-most")
+    words, phrases = (json.loads(fathom(tmp_path / "w", *more, most).stdout) for most in ("1", "3"))
+    assert words["phrases"] == 0 < phrases["phrases"] and 0 < words["saving"] < phrases["saving"]
+    assert " sat on line" in [term["text"] for term in phrases["terms"]]
 
 
 def test_terms_that_are_too_rare_are_none(tmp_path: Path, model: Path) -> None:

@@ -1,4 +1,4 @@
-"""`fathom adapt terms CORPUS`: domain texts → the words worth a token of their own, on the screen. Only words."""
+"""`fathom adapt terms CORPUS`: domain texts → the words and phrases worth a token of their own, on the screen."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -38,12 +38,23 @@ def command(
         int | None,
         typer.Option("--min-documents", metavar="N", min=1, help="Documents at least.", show_default="the recipe's"),
     ] = None,
+    words_at_most: Annotated[
+        int | None,
+        typer.Option(
+            "--words-at-most", metavar="N", min=1, max=20, help="Words of one token.", show_default="the recipe's"
+        ),
+    ] = None,
     workspace: Workspace = None,
     as_json: AsJson = False,
 ) -> None:
     """List the tokens that a vocabulary stage would add for these texts, with what each saves."""
     run = begin(workspace, as_json)
-    chosen: dict[str, Any] = {"tokens": tokens, "min_frequency": min_frequency, "min_documents": min_documents}
+    chosen: dict[str, Any] = {
+        "tokens": tokens,
+        "min_frequency": min_frequency,
+        "min_documents": min_documents,
+        "words_at_most": words_at_most,
+    }
     found = _found(run, corpus, model, title, {key: value for key, value in chosen.items() if value is not None})
     if as_json:
         run.terminal.json(found.facts())
@@ -64,6 +75,8 @@ def command(
     run.terminal.table(headings, rows, right=(0, 3, 4, 5, 6))
     for reason, refused in found.refused.items():
         run.terminal.note(f"left out, {reason}: {refused['count']:,}", style="dim")
+    if found.words_only:
+        run.terminal.note(f"single words only, since this tokenizer cannot have phrases: {found.words_only}")
     if not found.terms:
         run.terminal.note("no word is frequent enough for a token of its own; add texts, or lower --min-frequency")
     run.terminal.done(
@@ -89,7 +102,7 @@ def _found(run: Run, corpus: str, model: str, title: str | None, chosen: dict[st
         progress("looking at the model", 0, 0)
         folder = base_of(model, cache=run.settings.cache, models=run.settings.models)
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-        found = candidates(opened.texts(progress), tokenizer, Vocabulary(**chosen), progress=progress)
+        found = candidates(opened.texts(progress), tokenizer, Vocabulary(**chosen), model=folder, progress=progress)
     for reason, number in opened.left_out.counts.items():
         run.terminal.note(f"{number:,} left out as {reason}")
     return found

@@ -28,6 +28,7 @@ def test_savings_grow_with_tokens_and_nothing_is_longer(tmp_path: Path, monkeypa
     texts.write_text("\n".join(rows), encoding="utf-8")
     words = ["--texts", str(texts), "--out", str(tmp_path / "out"), "--model", str(_base(tmp_path / "base"))]
     words += ["--tokens", "10", "30", "--measure", "20", "--warm-tokens", "1000", "--block", "24"]
+    words += ["--general", str(texts), "--replay-share", "0.3", "--words-at-most", "5"]
     page = main([*words, "--batch-tokens", "100", "--lr", "0.01", "--limit-bytes", "4000"]).read_text()
     found = json.loads((tmp_path / "out" / "vocabulary.json").read_text())
     small, large = found["savings"]
@@ -36,6 +37,8 @@ def test_savings_grow_with_tokens_and_nothing_is_longer(tmp_path: Path, monkeypa
     base, mean, warmed = found["bits_per_byte"]
     assert mean["tokens_per_byte"] == warmed["tokens_per_byte"] < base["tokens_per_byte"]
     assert warmed["bits_per_byte"] < mean["bits_per_byte"]
+    assert warmed["bits_per_byte_general"] < mean["bits_per_byte_general"] and "general bits/byte" in page
+    assert small["phrases"] < small["added"] and large["phrases"] > 0
     assert f"{large['saving_held_out']:.2%}" in page and "after warm-up" in page
 
 

@@ -11,7 +11,7 @@ from made_orders import MadeOrder, MadeRow, job_in, made_model, made_order, quie
 from transformers import AutoTokenizer
 
 from adapt.recipe import Dapt, LearningRate
-from adapt.training.arguments import OURS, fields, schedule
+from adapt.training.arguments import OURS, fields, rates
 from adapt.training.guards import FEWEST, LossGuard, TrainingFailed
 from adapt.training.rows import IGNORED, Collator, OrderRows, batches, positions, targets_of
 from adapt.training.train import train
@@ -102,18 +102,31 @@ def test_tokens_without_a_row_are_noticed_before_the_first_step(tmp_path: Path, 
 
 
 def test_every_row_is_read_once_in_order_by_some_process_and_all_count_alike() -> None:
-    for rows, processes in ((1, 1), (24, 1), (23, 2), (17, 3)):
+    for rows, processes in ((1, 1), (24, 1), (23, 2), (17, 3), (13, 2), (25, 1)):
         shares = [
             batches(rows, block=32, batch_tokens=384, micro_tokens=64, processes=processes, rank=rank)
             for rank in range(processes)
         ]
         read = [list(share) for share in shares]
         assert len({len(one) for one in read}) == 1 == len({len(share) for share in shares})
-        assert len(read[0]) == len(shares[0])
+        assert len(read[0]) == len(shares[0]) == shares[0].steps * shares[0].accumulation
         at_once = [row for micro in zip(*read, strict=True) for part in micro for row in part]
         assert [row for row in at_once if row >= 0] == list(range(rows))
         of_steps = [row for step in range(shares[0].steps) for row in shares[0].of_step(step)]
         assert of_steps == list(range(rows))
+        assert all(1 <= len(part) <= shares[0].micro_rows for one in read for part in one)
+
+
+def test_no_step_is_much_smaller_than_the_others() -> None:
+    """Twelve rows fill a step: one row that is left over is not a step of its own, which would be mostly noise."""
+    for rows, sizes in ((12, [12]), (13, [6, 7]), (25, [8, 8, 9]), (23, [11, 12]), (36, [12, 12, 12])):
+        share = batches(rows, block=32, batch_tokens=384, micro_tokens=64, processes=1, rank=0)
+        assert [len(share.of_step(step)) for step in range(share.steps)] == sizes
+        micro = list(share)
+        for step in range(share.steps):
+            mine = micro[step * share.accumulation : (step + 1) * share.accumulation]
+            assert [row for part in mine for row in part] == list(share.of_step(step))
+            assert max(map(len, mine)) - min(map(len, mine)) <= 1
 
 
 def test_positions_begin_anew_and_no_document_predicts_the_next() -> None:
@@ -131,32 +144,47 @@ def test_positions_begin_anew_and_no_document_predicts_the_next() -> None:
 
 
 @pytest.mark.parametrize("curve", ["cosine", "wsd", "linear", "constant"])
-def test_the_learning_rate_warms_up_and_comes_down_to_its_floor(curve: Any) -> None:
+@pytest.mark.parametrize("floor", [0.0, 0.1])
+@pytest.mark.parametrize("warm_up", [0.0, 0.05])
+def test_the_learning_rate_warms_up_from_the_first_step_and_comes_down_to_its_floor(
+    curve: Any, floor: float, warm_up: float
+) -> None:
+    lr = LearningRate(peak=1.0, curve=curve, warm_up=warm_up, floor=floor, decay=0.2)
+    told = [rates(lr, 100)(step) for step in range(101)]
+    warm = int(100 * warm_up)
+    assert told[:warm] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0][:warm])
+    assert told[warm] == 1.0 if curve in ("wsd", "constant") else 0.98 < told[warm] < 1.0
+    assert all(one >= other for one, other in zip(told[warm:], told[warm + 1 :], strict=False))
+    assert told[99] == told[100] == (1.0 if curve == "constant" else pytest.approx(floor))
+    if curve == "wsd":
+        assert told[79] == 1.0 > told[80]
+    if curve == "linear":
+        assert told[warm + (100 - warm) // 2 - 1] == pytest.approx((1 + floor) / 2, abs=0.01)
+
+
+def test_few_steps_have_a_rate_each() -> None:
+    for curve in ("cosine", "wsd", "linear", "constant"):
+        for steps in (1, 2, 3):
+            told = [rates(LearningRate(peak=1.0, curve=curve), steps)(step) for step in range(steps)]  # type: ignore[arg-type]
+            assert all(0 < rate <= 1 for rate in told)
+
+
+def test_cosine_is_that_of_transformers_to_the_bit() -> None:
     from transformers import get_scheduler
 
-    steps = 100
-    told = schedule(LearningRate(peak=1.0, curve=curve, warm_up=0.05, floor=0.1, decay=0.2), steps)
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=told["learning_rate"])
-    made = get_scheduler(
-        told["lr_scheduler_type"],
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = get_scheduler(
+        "cosine_warmup_with_min_lr",
         optimizer,
-        num_warmup_steps=told["warmup_steps"],
-        num_training_steps=steps,
-        scheduler_specific_kwargs=told["lr_scheduler_kwargs"],
+        num_warmup_steps=3,
+        num_training_steps=77,
+        scheduler_specific_kwargs={"min_lr_rate": 0.1},
     )
-    rates = []
-    for _ in range(steps):
-        rates.append(optimizer.param_groups[0]["lr"])
+    ours = rates(LearningRate(peak=1.0, warm_up=3 / 77, floor=0.1), 77)
+    for step in range(77):
+        assert optimizer.param_groups[0]["lr"] == ours(step)
         optimizer.step()
-        made.step()
-    assert 0 < rates[0] < rates[3] <= max(rates) == pytest.approx(1.0)
-    if curve == "constant":
-        assert rates[-1] == 1.0
-    else:
-        assert rates[-1] == pytest.approx(0.1, abs=0.03)
-        assert all(one >= other for one, other in zip(rates[5:], rates[6:], strict=False))
-    if curve == "wsd":
-        assert rates[79] == 1.0 > rates[81]
+        theirs.step()
 
 
 def test_the_refused_fields_exist_and_none_is_both_refused_and_passed_on() -> None:

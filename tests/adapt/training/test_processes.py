@@ -1,10 +1,14 @@
-"""Two processes train as one does: the same losses, the same weights up to the order of sums, and one set of files."""
+"""Two processes train as one does: the same losses, the same weights up to the order of sums, and one set of files.
+
+torchrun starts those of the first test; the others' are forked (tests/forked_processes.py).
+"""
 
 import threading
 from pathlib import Path
 
 import pytest
 import torch
+from forked_processes import ForkedProcesses
 from made_orders import job_in, made_model, ordered, quiet, steps_of, weights_of
 
 from adapt.recipe import Dapt, LearningRate
@@ -12,7 +16,6 @@ from adapt.training.train import train
 from retrieval.errors import FathomError
 
 torch.set_num_threads(1)
-pytestmark = pytest.mark.timeout(900)  # each process loads torch and transformers, minutes on a busy machine
 SETTINGS = Dapt(block=32, batch_tokens=256, micro_tokens=64, precision="fp32", lr=LearningRate(peak=3e-3))
 
 
@@ -21,7 +24,13 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made_model(tmp_path_factory.mktemp("base") / "model")
 
 
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adapt.training.launching.subprocess.Popen", ForkedProcesses)
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # each process loads torch and transformers, minutes on a busy machine
 def test_two_processes_have_the_losses_of_one(tmp_path: Path, base: Path) -> None:
     told, results = [], []
     for processes in (1, 2):
@@ -40,6 +49,7 @@ def test_two_processes_have_the_losses_of_one(tmp_path: Path, base: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_two_processes_stop_together_and_go_on(tmp_path: Path, base: Path) -> None:
     ordered(tmp_path, base)
     job = job_in(tmp_path, base, SETTINGS.model_copy(update={"batch_tokens": 64, "checkpoint_steps": 1}), processes=2)
@@ -53,6 +63,7 @@ def test_two_processes_stop_together_and_go_on(tmp_path: Path, base: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_a_failure_in_a_process_comes_back_as_its_sentence(tmp_path: Path, base: Path) -> None:
     ordered(tmp_path, base)
     settings = SETTINGS.model_copy(update={"trainer": {"push_to_hub": True}})

@@ -6,10 +6,13 @@ question; everything else (torch's fully_shard, gloo, the trainer, checkpoints) 
 
 import os
 import threading
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from forked_processes import ForkedProcesses
 from made_orders import job_in, made_model, ordered, quiet, steps_of, weights_of
 
 from adapt.recipe import Anchor, Dapt, Keep, LearningRate, Method
@@ -18,7 +21,6 @@ from adapt.training.train import train
 from retrieval.errors import UsageError
 
 torch.set_num_threads(1)
-pytestmark = pytest.mark.timeout(900)  # processes that each load torch: minutes where others work beside
 SHARED_OUT = {"fsdp": "full_shard", "fsdp_config": {"fsdp_version": 2, "reshard_after_forward": True}}
 SETTINGS = Dapt(
     block=32,
@@ -29,34 +31,32 @@ SETTINGS = Dapt(
     checkpoint_steps=4,
     trainer=SHARED_OUT,
 )
-CPU_PASSES_FOR_GPU = """
-import os, sys
-if "RANK" in os.environ and "adapt.training.worker" in sys.orig_argv:
+
+
+def cpu_passes_for_gpu() -> None:
+    """In a process of the training, before it begins."""
     import accelerate.state as state
 
     plain, whole = state.PartialState.__init__, state.AcceleratorState.__init__
 
-    def pass_for_gpu(self, *words, **options):
+    def pass_for_gpu(self: Any, *words: Any, **options: Any) -> None:
         plain(self, *words, **options)
         if self.distributed_type == state.DistributedType.MULTI_CPU:
             self.distributed_type = state.DistributedType.MULTI_GPU
 
-    def tell(self, *words, **options):
+    def tell(self: Any, *words: Any, **options: Any) -> None:
         whole(self, *words, **options)
         with open(os.environ["TOLD"], "a") as file:
-            file.write(str(self.distributed_type) + "\\n")
+            file.write(f"{self.distributed_type}\n")
 
-    state.PartialState.__init__, state.AcceleratorState.__init__ = pass_for_gpu, tell
-"""
+    state.PartialState.__init__, state.AcceleratorState.__init__ = pass_for_gpu, tell  # type: ignore[method-assign]
 
 
 @pytest.fixture
 def sharing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The processes of `train` share weights out; returns the file in which each says how it works."""
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(CPU_PASSES_FOR_GPU)
-    before = os.environ.get("PYTHONPATH", "")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), before]).rstrip(os.pathsep))
+    forked = partial(ForkedProcesses, first=cpu_passes_for_gpu)
+    monkeypatch.setattr("adapt.training.launching.subprocess.Popen", forked)
     monkeypatch.setenv("TOLD", str(tmp_path / "told"))
     return tmp_path / "told"
 
