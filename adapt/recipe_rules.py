@@ -191,12 +191,14 @@ def _order(recipe: Recipe) -> Iterator[Problem]:
 
 def _vocabulary(settings: Vocabulary, recipe: Recipe) -> Iterator[Problem]:
     yield from _in_data(("source",), settings.source, recipe)
-    if settings.source in recipe.data and recipe.data[settings.source].chat:
-        yield Problem(("source",), f"'{settings.source}' holds conversations", "name a source of raw text")
-    if settings.warm is not None and settings.warm.replay is not None:
-        yield from _in_data(("warm", "replay"), settings.warm.replay, recipe)
-        if settings.warm.replay == settings.source:
-            said = f"'{settings.source}' is both what the tokens are of and what is shown beside it"
+    replay = settings.warm.replay if settings.warm is not None else None
+    for key, name in ((("source",), settings.source), (("warm", "replay"), replay)):
+        if name in recipe.data and recipe.data[name].chat:
+            yield Problem(key, f"'{name}' holds conversations", "name a source of raw text")
+    if replay is not None:
+        yield from _in_data(("warm", "replay"), replay, recipe)
+        if replay == settings.source:
+            said = f"'{replay}' is both what the tokens are of and what is shown beside it"
             yield Problem(("warm", "replay"), said, "name a source of general text")
     elif settings.warm is not None and "replay_share" in settings.warm.model_fields_set:
         yield Problem(("warm", "replay_share"), "is a share of no source", "name one as warm.replay")

@@ -135,7 +135,7 @@ def test_only_answers_are_learned(tmp_path: Path, base: Path) -> None:
 @pytest.mark.parametrize("method", [Method(), Method(kind="lora", r=4, dropout=0.1)], ids=["full", "lora"])
 def test_a_training_with_noise_that_was_stopped_goes_on_to_the_bit(tmp_path: Path, base: Path, method: Method) -> None:
     settings = SETTINGS.model_copy(update={"method": method, "neftune": 5.0})
-    order = talks_in_rows(base)
+    order = talks_in_rows(base, times=3)
     whole = train(job_in(tmp_path / "whole", base, settings), progress=quiet, order=order)
     pieces, sessions = in_pieces(job_in(tmp_path / "pieces", base, settings), order, 150)
     assert sessions > 2
