@@ -135,28 +135,19 @@ def _write(model: _Model, file: Path, kind: Kind, name: str, not_embedded: str |
         if not_embedded:
             writer.add_string(NOT_EMBEDDED, not_embedded)
         model.vocabulary.write(writer)
-        tensors = list(_files(model.folder))
-        for number, (tensor, values) in enumerate(_tensors(model, tensors)):
-            progress("tensors", number, len(tensors))
-            if values.ndim == 1:
-                writer.add_tensor(tensor, values)
-                continue
-            quantised = _precision(tensor, kind, values.shape[1])
-            writer.add_tensor(tensor, gguf.quants.quantize(values, quantised), raw_dtype=quantised)
+        planned = list(_planned(model))
+        for one in planned:
+            one.announce(writer, kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
+        writer.write_ti_data_to_file()
+        # One tensor at a time is in memory, whatever the model's size.
+        for number, one in enumerate(planned):
+            progress("tensors", number, len(planned))
+            values = _values(model, one)
+            writer.write_tensor_data(gguf.quants.quantize(values, one.precision(kind)))
     finally:
         writer.close()
-
-
-def _precision(name: str, kind: Kind, width: int) -> "gguf.GGMLQuantizationType":
-    import gguf
-
-    types = gguf.GGMLQuantizationType
-    if kind == "f16" or width % _BLOCK:
-        return types.F16
-    return types.Q8_0 if name in _FINER else types[kind.upper()]
 
 
 def _describe(writer: "gguf.GGUFWriter", model: _Model, kind: Kind) -> None:
@@ -180,41 +171,72 @@ def _describe(writer: "gguf.GGUFWriter", model: _Model, kind: Kind) -> None:
     writer.add_vocab_size(len(model.vocabulary.tokens))
 
 
-def _files(folder: Path) -> Iterator[tuple[Path, str]]:
-    """(file, tensor) of all weights; the header of each file alone is read."""
-    from safetensors import safe_open
+@dataclass(frozen=True)
+class _Tensor:
+    """Weights as they lie in a file, and what they become: GGUF's name for them and their shape there."""
 
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118 - safe_open is no mapping
-                yield file, name
+    file: Path
+    name: str
+    wanted: str
+    shape: tuple[int, ...]
+
+    def precision(self, kind: Kind) -> "gguf.GGMLQuantizationType":
+        import gguf
+
+        types = gguf.GGMLQuantizationType
+        if len(self.shape) == 1:
+            return types.F32
+        if kind == "f16" or self.shape[-1] % _BLOCK:
+            return types.F16
+        return types.Q8_0 if self.wanted in _FINER else types[kind.upper()]
+
+    def announce(self, writer: "gguf.GGUFWriter", kind: Kind) -> None:
+        """Into the file's list of tensors."""
+        import gguf
+
+        precision = self.precision(kind)
+        block, size = gguf.GGML_QUANT_SIZES[precision]
+        count = int(np.prod(self.shape)) // block * size
+        writer.add_tensor_info(self.wanted, self.shape, np.dtype(np.float32), count, raw_dtype=precision)
 
 
-def _tensors(model: _Model, tensors: list[tuple[Path, str]]) -> Iterator[tuple[str, np.ndarray]]:
-    """(GGUF's name, values in fp32). Raises DamagedError for weights that a GGUF has no name for."""
+def _planned(model: _Model) -> Iterator[_Tensor]:
+    """All weights, by the headers of their files. Raises DamagedError for weights that a GGUF has no name for."""
     import gguf
     from safetensors import safe_open
 
     architecture = {name: key for key, name in gguf.MODEL_ARCH_NAMES.items()}[model.kind]
     names = gguf.get_tensor_name_map(architecture, int(model.config["num_hidden_layers"]))
     count = len(model.vocabulary.tokens)
-    for file, name in tensors:
-        if name == "lm_head.weight" and model.config.get("tie_word_embeddings"):
-            continue
-        wanted = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        if wanted is None:
-            raise DamagedError(f"{file.name} has weights called '{name[:80]}', which no {model.kind} has")
+    for file in sorted(model.folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as opened:
-            values = opened.get_tensor(name).float().numpy()
-        if name.endswith(("embed_tokens.weight", "lm_head.weight")):
-            values = values[:count]
-            if len(values) < count:
-                raise DamagedError(f"'{model.folder}' has {len(values):,} rows for {count:,} tokens")
-        if model.kind == "llama" and ".q_proj." in name:
-            values = _interleaved(values, model.heads)
-        elif model.kind == "llama" and ".k_proj." in name:
-            values = _interleaved(values, model.groups)
-        yield wanted, np.ascontiguousarray(values)
+            for name in opened.keys():  # noqa: SIM118 - safe_open is no mapping
+                if name == "lm_head.weight" and model.config.get("tie_word_embeddings"):
+                    continue
+                wanted = names.get_name(name, try_suffixes=(".weight", ".bias"))
+                if wanted is None:
+                    raise DamagedError(f"{file.name} has weights called '{name[:80]}', which no {model.kind} has")
+                shape = tuple(opened.get_slice(name).get_shape())
+                if wanted in _FINER:
+                    if shape[0] < count:
+                        raise DamagedError(f"'{model.folder}' has {shape[0]:,} rows for {count:,} tokens")
+                    shape = (count, *shape[1:])
+                yield _Tensor(file, name, wanted, shape)
+
+
+def _values(model: _Model, tensor: _Tensor) -> np.ndarray:
+    """In fp32, in GGUF's order."""
+    from safetensors import safe_open
+
+    with safe_open(tensor.file, framework="pt") as opened:
+        values: np.ndarray = opened.get_tensor(tensor.name).float().numpy()
+    if tensor.wanted in _FINER:
+        values = values[: tensor.shape[0]]
+    if model.kind == "llama" and ".q_proj." in tensor.name:
+        values = _interleaved(values, model.heads)
+    elif model.kind == "llama" and ".k_proj." in tensor.name:
+        values = _interleaved(values, model.groups)
+    return np.ascontiguousarray(values)
 
 
 def _interleaved(values: np.ndarray, heads: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 The server here is a script that answers as a healthy vLLM does; tests/app/test_serving_vllm.py has the real one.
 """
 
+import contextlib
 import json
 import os
 import shlex
@@ -117,6 +118,9 @@ def started(workspace: Path, server: Path, port: int) -> Iterator[tuple[subproce
     finally:
         process.kill()
         process.communicate()
+        seen = server.parent / "seen.json"
+        with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+            os.killpg(json.loads(seen.read_text())["pid"], signal.SIGKILL)  # where a test has failed
 
 
 def test_the_server_gets_the_model_the_adapter_and_the_key_and_ctrl_c_leaves_nobody(
