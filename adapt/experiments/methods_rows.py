@@ -32,7 +32,7 @@ _ROWS: tuple[tuple[str, str, Method, float], ...] = (
     ("rslora", f"rank {4 * RANK}, α/√r", Method(kind="lora", r=4 * RANK, rslora=True, alpha=RANK), 10.0),
     ("dora", f"rank {RANK}, magnitudes apart", Method(kind="lora", r=RANK, dora=True), 10.0),
     ("pissa", f"rank {RANK}, begun as singular vectors", Method(kind="lora", r=RANK, init="pissa"), 2.0),
-    ("adalora", f"rank {RANK * 3 // 2} pruned to {RANK}", Method(kind="adalora", r=RANK), 30.0),
+    ("adalora", f"rank {RANK * 3 // 2} pruned to {RANK}", Method(kind="adalora", r=RANK), 100.0),
     ("qlora", f"rank {RANK} on NF4, scales in 8 bits", Method(kind="qlora", r=RANK), 10.0),
     ("houlsby", "behind attention and MLP, width / 16", Method(kind="houlsby"), 10.0),
     ("pfeiffer", "behind the MLP, width / 16", Method(kind="pfeiffer"), 10.0),
