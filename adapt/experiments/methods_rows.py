@@ -64,6 +64,10 @@ def method_rows(base: Dapt, *, layers: int, only: Sequence[str] = ()) -> list[Me
         ),
     ]
     by_name = {row.name: row for row in rows}
+    partly = Method(kind="qlora", r=RANK, wide=("v_proj", "down_proj", f"layers.{layers - 1}"))
+    rate = by_name["qlora"].settings.lr.peak / base.lr.peak
+    place = [row.name for row in rows].index("qlora") + 1
+    rows.insert(place, MethodRow("qlora, partly", "v, down and the last layer not in 4 bits", changed(partly, rate)))
     rows.append(MethodRow("houlsby, half dropped", "AdapterDrop", by_name["houlsby"].settings, drops=0.5))
     votes = f"majority of {PROMPTS_THAT_VOTE} prompts"
     rows.append(MethodRow("prompts that vote", votes, by_name["prompt"].settings, seeds=PROMPTS_THAT_VOTE))
