@@ -102,6 +102,10 @@ class ModelFacts:
             return list(self.linear)
         return [name for name in self.linear if any(f".{name}".endswith(f".{target}") for target in targets)]
 
+    def held_wide(self, method: Method) -> list[str]:
+        """Matrices that QLoRA leaves out of its 4 bits."""
+        return [name for name in self.linear if any(f".{part}." in f".{name}." for part in method.wide)]
+
     def grown(self, layers: int = 0, rows: int = 0) -> "ModelFacts":
         """With so many layers and tokens more."""
         first = next(iter(self.linear), "").split(".layers.")[0]
@@ -251,7 +255,8 @@ def memory_of(model: ModelFacts, settings: Training, *, micro: int, bf16: bool, 
     if kind == "qlora":
         each = NF4_DOUBLE_BYTES if method.double_quantisation else NF4_BYTES
         wide = 2 if method.compute in ("bf16", "fp16") or (method.compute == "auto" and bf16) else 4
-        weights = round(model.packed * each) + wide * (total - model.packed)
+        packed = model.packed - sum(math.prod(model.linear[name]) for name in model.held_wide(method))
+        weights = round(packed * each) + wide * (total - packed)
         scale = "8 bits" if method.double_quantisation else "fp32"
         why = f"NF4 with a scale in {scale} for each 64 weights, the rest in {'16 bits' if wide == 2 else 'fp32'}"
         needs.append(Need("weights", weights, why))

@@ -138,7 +138,7 @@ METHOD_FIELDS: dict[str, tuple[MethodKind, ...]] = {
     "dropout": (*LOW_RANK, *BOTTLENECKS),
     **dict.fromkeys(("rslora", "dora", "ranks", "alphas"), _PLAIN),
     "init": ("lora",),
-    **dict.fromkeys(("double_quantisation", "compute"), ("qlora",)),
+    **dict.fromkeys(("double_quantisation", "compute", "wide"), ("qlora",)),
     **dict.fromkeys(("start_r", "begin", "settle", "every", "orthogonal"), ("adalora",)),
     **dict.fromkeys(("reduction", "activation"), BOTTLENECKS),
     "virtual_tokens": PROMPTS,
@@ -181,6 +181,9 @@ class Method(Settings):
     """Scales of the 4-bit weights in 8 bits: 0.37 bits a weight less."""
     compute: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """What 4-bit weights are multiplied in; auto is the stage's precision."""
+    wide: tuple[str, ...] = ()
+    """Layers not held in 4 bits, by the end or a part of their names: v_proj, layers.29. What they take and what they
+    give back differs (docs/methods.md)."""
     start_r: Count | None = None
     """Rank at the beginning, which is pruned to `r`; None is half as much again."""
     begin: Share = 0.1

@@ -337,6 +337,9 @@ def _method_values(method: Method) -> Iterator[Problem]:
         for layer in getattr(method, name):
             if layer.rpartition(".")[2] == "lm_head" or not re.fullmatch(r"[\w.]{1,80}", layer):
                 yield Problem((*key, name), f"{layer[:60]!r} names no layer with an adapter", "write names like q_proj")
+    for layer in method.wide:
+        if not re.fullmatch(r"[\w.]{1,80}", layer):
+            yield Problem((*key, "wide"), f"{layer[:60]!r} names no layer", "write names like v_proj or layers.29")
     if method.kind == "adalora":
         if method.rank_of("") <= method.r:
             said = f"ranks are pruned from {method.rank_of('')} to {method.r}, which is no less"

@@ -32,7 +32,7 @@ _ROWS: tuple[tuple[str, str, Method, float], ...] = (
     ("rslora", f"rank {4 * RANK}, α/√r", Method(kind="lora", r=4 * RANK, rslora=True, alpha=RANK), 10.0),
     ("dora", f"rank {RANK}, magnitudes apart", Method(kind="lora", r=RANK, dora=True), 10.0),
     ("pissa", f"rank {RANK}, begun as singular vectors", Method(kind="lora", r=RANK, init="pissa"), 2.0),
-    ("adalora", f"rank {RANK * 3 // 2} pruned to {RANK}", Method(kind="adalora", r=RANK), 30.0),
+    ("adalora", f"rank {RANK * 3 // 2} pruned to {RANK}", Method(kind="adalora", r=RANK), 100.0),
     ("qlora", f"rank {RANK} on NF4, scales in 8 bits", Method(kind="qlora", r=RANK), 10.0),
     ("houlsby", "behind attention and MLP, width / 16", Method(kind="houlsby"), 10.0),
     ("pfeiffer", "behind the MLP, width / 16", Method(kind="pfeiffer"), 10.0),
@@ -64,6 +64,10 @@ def method_rows(base: Dapt, *, layers: int, only: Sequence[str] = ()) -> list[Me
         ),
     ]
     by_name = {row.name: row for row in rows}
+    partly = Method(kind="qlora", r=RANK, wide=("v_proj", "down_proj", f"layers.{layers - 1}"))
+    rate = by_name["qlora"].settings.lr.peak / base.lr.peak
+    place = [row.name for row in rows].index("qlora") + 1
+    rows.insert(place, MethodRow("qlora, partly", "v, down and the last layer not in 4 bits", changed(partly, rate)))
     rows.append(MethodRow("houlsby, half dropped", "AdapterDrop", by_name["houlsby"].settings, drops=0.5))
     votes = f"majority of {PROMPTS_THAT_VOTE} prompts"
     rows.append(MethodRow("prompts that vote", votes, by_name["prompt"].settings, seeds=PROMPTS_THAT_VOTE))

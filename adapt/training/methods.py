@@ -82,7 +82,8 @@ def four_bits_of(method: Method, precision: str) -> FourBits | None:
     """How a method holds weights in 4 bits, where it does."""
     if method.kind != "qlora":
         return None
-    return FourBits(method.double_quantisation, precision if method.compute == "auto" else method.compute)
+    compute = precision if method.compute == "auto" else method.compute
+    return FourBits(method.double_quantisation, compute, method.wide)
 
 
 def is_flat(model: Any) -> bool:

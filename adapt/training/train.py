@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -306,12 +306,18 @@ class _Session:
         trainer.accelerator.wait_for_everyone()
 
     def _save_adapter(self, model: Any, folder: Path, state: Mapping[str, Any] | None) -> None:
-        from adapt.training.methods import four_bits_of, precision_of, save_adapter
+        import torch
+
+        from adapt.training.methods import device, four_bits_of, precision_of, save_adapter
         from eval.models.adapter_base import AdapterBase
 
         method, like = self.settings.method, self.job.model
-        save_adapter(model, folder, method, like=like, began=self.began, state=state)
-        bits = four_bits_of(method, precision_of(self.settings))
+        precision = precision_of(self.settings)
+        # What P-tuning's network makes is saved, and is to be what it made in training.
+        made = torch.autocast(torch.device(device()).type, torch.bfloat16, enabled=precision == "bf16")
+        with made if method.kind == "p_tuning" else nullcontext():
+            save_adapter(model, folder, method, like=like, began=self.began, state=state)
+        bits = four_bits_of(method, precision)
         AdapterBase(str(like), self.identity.model, bits).write(folder)
 
     def _stopped_early(self) -> TrainingResult:

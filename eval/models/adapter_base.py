@@ -3,6 +3,7 @@ held when it was. Adapters that others made have no such file. It loads no weigh
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,15 +13,22 @@ from eval.runs.run_folder import write_json
 from retrieval.errors import DamagedError, UsageError
 
 FILE = "fathom.json"
+_LAYER = re.compile(r"[\w.]{1,80}")
 
 
 @dataclass(frozen=True)
 class FourBits:
     """How weights are held in NF4 (Dettmers et al. 2023, arXiv:2305.14314): with their scales in 8 bits too (`double`,
-    0.37 bits a weight less), and what they are multiplied in: bf16, fp16 or fp32."""
+    0.37 bits a weight less), what they are multiplied in (bf16, fp16 or fp32), and which layers are held in that whole,
+    by the end or a part of their names."""
 
     double: bool = False
     compute: str = "bf16"
+    wide: tuple[str, ...] = ()
+
+    def patterns(self) -> list[str]:
+        """`wide` as transformers wants it: it matches from the beginning of a name or at its end."""
+        return [rf"(?:.*\.)?{re.escape(name)}" for name in self.wide]
 
 
 @dataclass(frozen=True)
@@ -49,9 +57,10 @@ def adapter_base(adapter: Path) -> AdapterBase | None:
         told = json.loads(file.read_text("utf-8"))
         bits = told.get("four_bits")
         if isinstance(bits, Mapping):
-            bits = FourBits(bool(bits["double"]), str(bits["compute"]))
-            if bits.compute not in ("bf16", "fp16", "fp32"):
-                raise ValueError(f"compute is {bits.compute[:20]!r}")
+            wide = tuple(str(name) for name in bits.get("wide") or ())
+            bits = FourBits(bool(bits["double"]), str(bits["compute"]), wide)
+            if bits.compute not in ("bf16", "fp16", "fp32") or not all(map(_LAYER.fullmatch, wide)):
+                raise ValueError(f"it holds weights as {str(told['four_bits'])[:80]}")
         return AdapterBase(str(told["base"]), str(told["base_sha256"]), bits)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(f"{file} does not say which base the adapter has ({error!r}); save it again") from error

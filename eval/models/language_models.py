@@ -292,6 +292,7 @@ def _transformers_model(
             bnb_4bit_quant_type="nf4",
             bnb_4bit_compute_dtype=dtype,
             bnb_4bit_use_double_quant=bits.double,
+            llm_int8_skip_modules=["lm_head", *bits.patterns()],
         )
         weights |= {"quantization_config": four_bits, "device_map": {"": device}}
     model, told = AutoModelForCausalLM.from_pretrained(

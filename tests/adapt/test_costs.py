@@ -155,6 +155,10 @@ def test_adapters_and_four_bits_take_less(facts: ModelFacts) -> None:
     once = Method(kind="qlora", r=4, double_quantisation=False, compute="fp32")
     wide = memory_of(facts, Dapt(method=once), micro=512, bf16=True, gpu=True)
     assert of(wide, "weights") == round(facts.packed * NF4_BYTES) + 4 * (facts.parameters - facts.packed)
+    held = Method(kind="qlora", r=4, wide=("v_proj", "layers.1"))
+    wide = memory_of(facts, Dapt(method=held), micro=512, bf16=True, gpu=True)
+    left = facts.packed // 2 - 32 * 16
+    assert of(wide, "weights") == round(left * NF4_DOUBLE_BYTES) + 2 * (facts.parameters - left)
     assert of(qlora, "gradients") == 4 * facts.adapter(Method(kind="qlora", r=4))
 
 

@@ -47,7 +47,18 @@ def under_adalora(model: Any, method: Method, *, steps: int) -> Any:
         orth_reg_weight=method.orthogonal,
         total_step=steps,
     )
-    return get_peft_model(model, config)
+    made = get_peft_model(model, config)
+    _hold_counts(made)
+    return made
+
+
+def _hold_counts(model: Any) -> None:
+    """Ranks that adapters are divided by, in fp32 and never trained: on a base in bf16 peft 0.21 makes new parameters
+    of them, which the optimizer then moves (6 became 5.97 in 6 steps) and nobody saves."""
+    for name, count in model.named_parameters():
+        if ".ranknum." in name:
+            count.data = count.data.float()
+            count.requires_grad_(False)
 
 
 class RankAllocation:
@@ -95,9 +106,7 @@ class RankAllocation:
             values = get_peft_model_state_dict(self._model, save_embedding_layers=False)
             self._tuner.resize_modules_by_rank_pattern(self._config.rank_pattern, ADAPTER)
             put_values(self._model, values)
-            for name, count in self._tuner.model.named_parameters():
-                if ".ranknum." in name:
-                    count.data = count.data.float()
+            _hold_counts(self._model)
 
     def save(self, folder: Path) -> None:
         """What the next pruning needs. Raises OSError."""

@@ -126,14 +126,23 @@ def test_four_bits_are_held_and_merged_as_they_were_trained(
 ) -> None:
     pytest.importorskip("bitsandbytes")
     seen: list[torch.Tensor] = []
-    method = Method(kind="qlora", r=4, double_quantisation=double, compute=compute)  # type: ignore[arg-type]
+    wide = ("v_proj", "layers.1") if double else ()
+    method = Method(kind="qlora", r=4, double_quantisation=double, compute=compute, wide=wide)  # type: ignore[arg-type]
     result = run(tmp_path, base, order, method, watch=lambda trainer: seen.append(logits(trainer.model)))
     told = adapter_base(result.adapter)
     assert told is not None and told.four_bits is not None
-    assert (told.four_bits.double, told.four_bits.compute) == (double, compute)
+    assert (told.four_bits.double, told.four_bits.compute, told.four_bits.wide) == (double, compute, wide)
     again, _, _ = load_parts(locate(str(base), result.adapter), cache=tmp_path, precision="nf4")
     state = again.base_model.model.model.layers[0].mlp.up_proj.base_layer.weight.quant_state
     assert state.nested is double
+    packed = [
+        name
+        for name, module in again.named_modules()
+        if type(getattr(module, "base_layer", None)).__name__ == "Linear4bit"
+    ]
+    assert len(packed) == (6 if wide else 14)
+    if wide:
+        assert all(".layers.0." in name and not name.endswith("v_proj") for name in packed)
     assert torch.equal(logits(again), seen[0])
     merged, _, _ = load_parts(locate(str(result.model)), cache=tmp_path)
     one, other = seen[0].log_softmax(-1), logits(merged).log_softmax(-1)
