@@ -65,20 +65,24 @@ def _tagger() -> Any:
 
 
 def names_of_run(run: str) -> list[tuple[int, int]]:
-    """Spans of the people, places and organisations in a run of Chinese characters, by the tags in jieba's dictionary
-    (its guesses at other words are wrong too often: 特徵 as a person); none without jieba. The first call loads the
-    tags, which takes about a second."""
+    """Spans of the people, places and organisations in a run of Chinese characters; none without jieba."""
+    return [span for span, _ in tagged_names(run)]
+
+
+def tagged_names(run: str) -> list[tuple[tuple[int, int], str]]:
+    """Those spans with the tag in jieba's dictionary: nr… a person, ns a place, nt an organisation. Its guesses at
+    other words are left out: wrong too often (特徵 as a person). The first call loads the tags, about a second."""
     with _loading:
         tagger = _tagger()
     if tagger is None:
         return []
-    spans: list[tuple[int, int]] = []
+    spans: list[tuple[tuple[int, int], str]] = []
     for begin in range(0, len(run), _LONGEST_RUN):
         position = begin
         for pair in tagger.cut(run[begin : begin + _LONGEST_RUN], HMM=False):
             end = position + len(pair.word)
             if pair.flag in _NAME_TAGS and end - position > 1:
-                spans.append((position, end))
+                spans.append(((position, end), pair.flag))
             position = end
     return spans
 

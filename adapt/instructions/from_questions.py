@@ -5,7 +5,6 @@ The prompt is that of serving (retrieval.prompts) and what it shows that of eval
 passages among distractors, a share of questions without: RAFT (Zhang et al. 2024, arXiv:2403.10131).
 """
 
-import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from retrieval.embedding.embedder import Embedder
 
 WITHOUT_ANSWER, WITHOUT_PASSAGE, HELD_OUT = "without a gold answer", "without a gold passage", "held out"
-HELD_OUT_FILE = "questions.jsonl"
 
 
 @dataclass(frozen=True)
@@ -144,18 +142,3 @@ def held_out_questions(found: QuestionSet, making: Making, *, embedder: "Embedde
                     continue
             spans = [{"document": one.document, "start": one.start, "end": one.end} for one in question.spans]
             yield {**row, "answers": list(question.answers), "spans": spans, "documents": list(question.documents)}
-
-
-def write_held_out(folder: Path, found: QuestionSet, rows: Iterator[Any]) -> int:
-    """The held-out questions and all documents as a question set that `fathom eval` reads; how many. Raises OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
-    count = 0
-    with (folder / HELD_OUT_FILE).open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            count += 1
-    with (folder / "corpus.jsonl").open("w", encoding="utf-8") as file:
-        for document in found.documents:
-            row = {"_id": document.id, "title": document.title, "text": document.text}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    return count

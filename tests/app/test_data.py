@@ -10,6 +10,7 @@ import pytest
 from adapt.instructions.example import Example, Message, read_examples, write_examples
 from adapt.instructions.reviews import Reviews
 from app.cli import app
+from eval.data.questions import read_questions
 
 Fathom = Callable[..., Any]
 QUIET = ("--skip", "near", "--skip", "similar")
@@ -110,7 +111,7 @@ def test_decisions_are_written_out(fathom: Fathom, tmp_path: Path) -> None:
         (("import", "a.jsonl", "--out", "none/x.jsonl"), "there is no folder"),
         (("import", "a.jsonl", "--out", "x.jsonl", "--format", "share"), "there is no form 'share'"),
         (("import", "a.jsonl", "--out", "x.jsonl", "--paths", "worst"), "'best' or 'all'"),
-        (("rows", "a.csv", "--mapping", "gone.yaml", "--out", "x.jsonl"), "cannot be read"),
+        (("rows", "a.csv", "--mapping", "gone.yaml", "--out", "x.jsonl"), "there is no file 'gone.yaml'"),
         (("review", "gone.jsonl", "--host", "0.0.0.0"), "this machine only"),
         (("reviewed", "e.txt", "--out", "x.jsonl"), "not named like"),
     ],
@@ -127,3 +128,23 @@ def test_bad_requests_are_one_sentence(
 def test_data_stands_in_help_before_adapt() -> None:
     groups = [group.name for group in app.registered_groups]
     assert groups.index("data") < groups.index("adapt")
+
+
+def test_documents_are_asked_by_rules_and_give_a_question_set(fathom: Fathom, tmp_path: Path) -> None:
+    text = "The harbour of Port Lorne was opened in 1876. It is old. The engineer bought twelve cranes for the harbour."
+    (tmp_path / "a.txt").write_text(text)
+    out = tmp_path / "set"
+    words = ("data", "cloze", str(tmp_path / "a.txt"), "--out", str(out), "--every", "30")
+    dry = fathom(*words, "--dry-run")
+    assert not out.exists() and "would be written" in dry.stderr and "how many cranes" in dry.stdout
+    told = json.loads(fathom(*words, "--json").stdout)
+    found = read_questions(out)
+    assert told["questions"] == len(found.questions) >= 2 and told["written"] == str(out)
+    for question in found.questions:
+        (span,) = question.spans
+        assert found.documents[0].text[span.start : span.end] == question.answers[0]
+    assert "is there already" in fathom(*words, code=2).stderr
+    (tmp_path / "b.txt").write_text("It is. Yes. No.")
+    empty = fathom("data", "cloze", str(tmp_path / "b.txt"), "--out", str(tmp_path / "none"), code=1)
+    assert "no question came of 1 documents" in empty.stderr and not (tmp_path / "none").exists()
+    assert "there is no file" in fathom("data", "cloze", "absent.txt", "--out", str(tmp_path / "n"), code=2).stderr

@@ -2,13 +2,14 @@
 
 import typer
 
-from app.commands.data import card, check, importing, questions, reviewing, rows
+from app.commands.data import card, check, cloze, importing, questions, reviewing, rows
 
 app = typer.Typer(help="Chat examples to tune on: make, check, describe, review.", no_args_is_help=True)
 app.command("import")(importing.command)
 app.command("rows")(rows.command)
 app.command("questions")(questions.command)
 app.command("check")(check.command)
+app.command("cloze")(cloze.command)
 app.command("review")(reviewing.review)
 app.command("reviewed")(reviewing.reviewed)
 app.command("card")(card.command)

@@ -47,9 +47,9 @@ def command(
         Making,
         examples_from_questions,
         held_out_questions,
-        write_held_out,
     )
     from adapt.instructions.importing import Imported
+    from adapt.instructions.question_folder import write_question_set
     from app.build import embedder as embedder_of
     from eval.data.questions import read_questions
     from retrieval.errors import UsageError
@@ -68,9 +68,8 @@ def command(
     cache = run.settings.cache / "questions"
     with run.terminal.progress() as progress:
         if held_out_to is not None and not dry_run:
-            count = write_held_out(
-                held_out_to, found, held_out_questions(found, making, embedder=embedder, cache=cache)
-            )
+            asked = held_out_questions(found, making, embedder=embedder, cache=cache)
+            count = write_question_set(held_out_to, asked, found.documents)
             run.terminal.note(f"{count:,} questions of held-out documents are in {held_out_to}")
         examples = examples_from_questions(
             found, making, into, embedder=embedder, cache=cache, licence=licence, progress=progress

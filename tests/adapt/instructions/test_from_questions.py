@@ -12,9 +12,9 @@ from adapt.instructions.from_questions import (
     examples_from_questions,
     held_out_documents,
     held_out_questions,
-    write_held_out,
 )
 from adapt.instructions.importing import Imported
+from adapt.instructions.question_folder import write_question_set
 from eval.data.questions import QuestionSet, read_questions
 from retrieval.answering import says_no_answer
 from retrieval.errors import UsageError
@@ -78,7 +78,7 @@ def test_questions_of_held_out_documents_are_never_examples_and_can_be_measured(
     examples, into = made(found, making, tmp_path)
     assert not {example.labels["group"] for example in examples} & away and into.left_out.counts["held out"] == 3
     rows = held_out_questions(found, making, embedder=HashingEmbedder(), cache=tmp_path / "cache")
-    assert write_held_out(tmp_path / "held", found, rows) == 3
+    assert write_question_set(tmp_path / "held", rows, found.documents) == 3
     again = read_questions(tmp_path / "held")
     assert [question.id for question in again.questions] == ["q7", "q8", "q9"]
     for question in again.questions:
