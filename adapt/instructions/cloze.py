@@ -34,7 +34,7 @@ _ABOUT = r"(?:(?:about|around|nearly|over|almost|approximately|some|only|just|mo
 _CAPITAL = r"[\w’'&-]*(?:\.(?=\s[A-Z]))?"
 _NAME = rf"[A-Z]{_CAPITAL}(?:\s(?:(?:of|the|de|van|von|and|for)\s){{0,2}}[A-Z0-9]{_CAPITAL})*"
 _NOUNS = r"(?:[a-z][a-z-]+\s){0,2}[a-z][a-z-]{3,}"
-_BEFORE_NOUNS = "called|named|a|an|as|of|by|for|to|is|are|the|with|from|into|was|were"
+_BEFORE_NOUNS = "a|an|as|of|by|for|to|is|are|the|with|from|into|was|were"
 # A name before a noun ("a Rankine cycle", "the Atlantic coast") only describes it, and is no answer.
 _ENDS = (
     r"(?=[.;:)]|$|,\s(?![A-Z])|\s(?:is|are|was|were|has|have|had|can|could|will|would|may|must|in|on|of|to|for|at|by|with|"
@@ -54,6 +54,7 @@ _RULES: tuple[tuple[str, str, re.Pattern[str]], ...] = tuple(
         ("place", "what place", rf"\b(?:in|at|near) (?P<answer>(?:the )?{_NAME}){_ENDS}"),
         ("person", "whom", rf"\bby (?P<answer>{_NAME}){_ENDS}"),
         ("name", "what", rf"\b(?!(?:and|or|in|at|near|by)\b)[a-z]+ (?P<answer>(?:the )?{_NAME}){_ENDS}"),
+        ("noun", "what", rf"\b(?:called|named|known as) (?P<answer>{_NOUNS})(?=[.,;]|$)"),
         ("noun", "what", rf"\b(?:{_BEFORE_NOUNS}) (?P<answer>{_NOUNS})(?=[.,;]|$)"),
         (
             "subject",
