@@ -5,7 +5,6 @@ The prompt is that of serving (retrieval.prompts) and what it shows that of eval
 passages among distractors, a share of questions without: RAFT (Zhang et al. 2024, arXiv:2403.10131).
 """
 
-import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from adapt.instructions.example import Example, Message, Origin
 from adapt.instructions.importing import Imported
 from eval.answer_contexts import Contexts, is_gold
+from eval.data.corpora import text_start
 from eval.data.datasets import RetrievalDataset
+from eval.data.gold import GoldSpan
 from eval.data.questions import Question, QuestionSet
 from eval.runs.parts import Progress
 from eval.search.indexed import indexed
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from retrieval.embedding.embedder import Embedder
 
 WITHOUT_ANSWER, WITHOUT_PASSAGE, HELD_OUT = "without a gold answer", "without a gold passage", "held out"
-HELD_OUT_FILE = "questions.jsonl"
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,7 @@ def held_out_questions(found: QuestionSet, making: Making, *, embedder: "Embedde
     """Rows of a question file with the questions of the held-out documents; the share `unanswerable` of them is asked
     of the nearest document that does not hold the answer."""
     away = held_out_documents(found, making.hold_out)
+    starts = {document.id: text_start(document) for document in found.documents}
     dataset = RetrievalDataset(f"{found.name}-questions", found.form, "", found.documents, {}, {})
     with indexed(dataset, embedder, cache) as collection:
         for question in found.questions:
@@ -142,20 +143,10 @@ def held_out_questions(found: QuestionSet, making: Making, *, embedder: "Embedde
                 if wrong is not None:
                     yield {**row, "answerable": False, "documents": [wrong]}
                     continue
-            spans = [{"document": one.document, "start": one.start, "end": one.end} for one in question.spans]
+            spans = [_in_row(one, starts[one.document]) for one in question.spans]
             yield {**row, "answers": list(question.answers), "spans": spans, "documents": list(question.documents)}
 
 
-def write_held_out(folder: Path, found: QuestionSet, rows: Iterator[Any]) -> int:
-    """The held-out questions and all documents as a question set that `fathom eval` reads; how many. Raises OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
-    count = 0
-    with (folder / HELD_OUT_FILE).open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            count += 1
-    with (folder / "corpus.jsonl").open("w", encoding="utf-8") as file:
-        for document in found.documents:
-            row = {"_id": document.id, "title": document.title, "text": document.text}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    return count
+def _in_row(span: GoldSpan, start: int) -> dict[str, Any]:
+    """A gold span as a row has it: its offsets count in the document's own text, without the title before it."""
+    return {"document": span.document, "start": span.start - start, "end": span.end - start}

@@ -12,9 +12,10 @@ from adapt.instructions.from_questions import (
     examples_from_questions,
     held_out_documents,
     held_out_questions,
-    write_held_out,
 )
 from adapt.instructions.importing import Imported
+from adapt.instructions.question_sets import write_question_set
+from eval.data.corpora import as_document
 from eval.data.questions import QuestionSet, read_questions
 from retrieval.answering import says_no_answer
 from retrieval.errors import UsageError
@@ -78,13 +79,16 @@ def test_questions_of_held_out_documents_are_never_examples_and_can_be_measured(
     examples, into = made(found, making, tmp_path)
     assert not {example.labels["group"] for example in examples} & away and into.left_out.counts["held out"] == 3
     rows = held_out_questions(found, making, embedder=HashingEmbedder(), cache=tmp_path / "cache")
-    assert write_held_out(tmp_path / "held", found, rows) == 3
+    assert write_question_set(tmp_path / "held", rows, found.documents) == 3
     again = read_questions(tmp_path / "held")
     assert [question.id for question in again.questions] == ["q7", "q8", "q9"]
     for question in again.questions:
         gold = f"d{question.id[1:]}"
         assert (question.documents == (gold,)) == question.answerable
-        assert not question.answerable or question.spans[0].document == gold
+        if question.answerable:
+            span = question.spans[0]
+            text = as_document(next(one for one in again.documents if one.id == gold)).text
+            assert span.document == gold and text[span.start : span.end] == question.answers[0]
     write_examples(tmp_path / "examples.jsonl", examples)
     assert len(list(read_examples(tmp_path / "examples.jsonl"))) == len(examples)
 
