@@ -38,7 +38,7 @@ LONGEST_QUESTION: Mapping[Language, int] = {"en": 40, "zh": 60}
 LONGEST_CHARACTERS = 400
 CHINESE_WORD = 2
 """Characters of a Chinese word, about: an answer may have so many times as many."""
-COPIED_SHARE = 0.75
+COPIED_SHARE = 0.85
 """Of a question's words in one stretch of the passage, from which on it is that stretch with a question mark."""
 ALIKE = 0.7
 """ROUGE-L of two questions with one answer, as Self-Instruct has it (Wang et al. 2022, arXiv:2212.10560)."""
@@ -54,7 +54,7 @@ _POINTS = re.compile(
 _SHOWING = re.compile(r"\b(?:this|these|those)\b|这", re.IGNORECASE)
 _PRONOUNS = re.compile(r"\b(?:its?|they|them|their|he|him|his|she|her)\b|[它他她]", re.IGNORECASE)
 _ANTECEDENT = 2
-"""Telling words before a pronoun, which may stand for one of them: "Where did Tesla sell his …", not "When was it …"."""
+"""Telling words before a pronoun, one of which it may mean: "Where did Tesla sell his", not "When was it"."""
 _ASKING = frozenset("when where why who whom what which how did do does was were is are".split())
 _NO_ANSWERS = frozenset(
     "it he she they this that these those them him her yes no true false none unknown 它 他 她 它们 他们 她们 这 那 "

@@ -59,12 +59,13 @@ def gather(places: Sequence[str], progress: Progress, *, text: str | None = None
 def gather_collection(collection: "Collection", progress: Progress) -> Gathered:
     """The documents of a collection, by their names there."""
     found = Gathered()
+    used: set[str] = set()
     rows = collection.documents()
     for number, row in enumerate(rows, 1):
         document = collection.document(row.source.id)
         text = without_heading(document.title, document.text) if document.title else document.text
         if text.strip():
-            found.documents.append(CorpusDocument(row.source.uri, document.title, text))
+            found.documents.append(CorpusDocument(_unused(row.source.uri, used), document.title, text))
         else:
             found.left_out.add("empty", row.source.uri, "holds no text")
         progress("reading", number, len(rows))

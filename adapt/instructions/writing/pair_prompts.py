@@ -54,7 +54,7 @@ _FENCE = re.compile(r"^\s*```\w*\s*$", re.MULTILINE)
 _QUESTION = re.compile(r"(?:question|q|问题|问)(?:\s*\d{1,3})?\s*[:：]\s*(.*)", re.IGNORECASE)
 _ANSWERED = re.compile(r"(?:answer|a|答案|答)(?:\s*\d{1,3})?\s*[:：]\s*(.*)", re.IGNORECASE)
 _LEAD = re.compile(r"^[\s>*\-•#]*(?:\d{1,3}\s*[.)、]\s*)?[*_]*")
-_DECLINED = re.compile(r"""["'“\[]*\s*(?:none|nothing|无|没有)?\s*[.。"'”\]]*""", re.IGNORECASE)
+_DECLINED = re.compile(r"""(?:\[\s*\]|["'“]?(?:none|nothing|无|没有)[.。]?["'”]?[.。]?)?""", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
