@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from adapt.corpus.sources import LeftOut, OpenSource
 from adapt.corpus.texts import TrainingText
@@ -149,6 +150,14 @@ def cloze_questions(texts: Iterable[TrainingText], clozing: Clozing, counts: Cou
             counts.questions += 1
             counts.by_kind[one.kind] = counts.by_kind.get(one.kind, 0) + 1
             yield one
+
+
+def rows_of_cloze(asked: Iterable[Cloze]) -> Iterator[dict[str, Any]]:
+    """As a question file has them."""
+    for number, one in enumerate(asked, 1):
+        span = {"document": one.span.document, "start": one.span.start, "end": one.span.end}
+        row = {"id": f"cloze-{number}", "question": one.question, "answers": [one.answer], "spans": [span]}
+        yield {**row, "documents": [one.span.document], "group": one.kind}
 
 
 def drawn_documents(

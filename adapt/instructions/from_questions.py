@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from adapt.instructions.example import Example, Message, Origin
 from adapt.instructions.importing import Imported
 from eval.answer_contexts import Contexts, is_gold
+from eval.data.corpora import text_start
 from eval.data.datasets import RetrievalDataset
+from eval.data.gold import GoldSpan
 from eval.data.questions import Question, QuestionSet
 from eval.runs.parts import Progress
 from eval.search.indexed import indexed
@@ -127,6 +129,7 @@ def held_out_questions(found: QuestionSet, making: Making, *, embedder: "Embedde
     """Rows of a question file with the questions of the held-out documents; the share `unanswerable` of them is asked
     of the nearest document that does not hold the answer."""
     away = held_out_documents(found, making.hold_out)
+    starts = {document.id: text_start(document) for document in found.documents}
     dataset = RetrievalDataset(f"{found.name}-questions", found.form, "", found.documents, {}, {})
     with indexed(dataset, embedder, cache) as collection:
         for question in found.questions:
@@ -140,5 +143,10 @@ def held_out_questions(found: QuestionSet, making: Making, *, embedder: "Embedde
                 if wrong is not None:
                     yield {**row, "answerable": False, "documents": [wrong]}
                     continue
-            spans = [{"document": one.document, "start": one.start, "end": one.end} for one in question.spans]
+            spans = [_in_row(one, starts[one.document]) for one in question.spans]
             yield {**row, "answers": list(question.answers), "spans": spans, "documents": list(question.documents)}
+
+
+def _in_row(span: GoldSpan, start: int) -> dict[str, Any]:
+    """A gold span as a row has it: its offsets count in the document's own text, without the title before it."""
+    return {"document": span.document, "start": span.start - start, "end": span.end - start}

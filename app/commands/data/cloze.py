@@ -44,17 +44,17 @@ def command(
 ) -> None:
     """Ask what documents say, by rules and without a model: names, numbers, years and nouns become question words."""
     from adapt.corpus.sources import LeftOut
-    from adapt.instructions.cloze import Clozing, Counts, cloze_questions, drawn_documents
-    from adapt.instructions.question_folder import rows_of_cloze, write_question_set
+    from adapt.instructions.cloze import Clozing, Counts, cloze_questions, drawn_documents, rows_of_cloze
+    from adapt.instructions.question_sets import require_new_folder, write_question_set
     from app.commands.data.options import tell_left_out
     from app.failures import DONE_WITH_ERRORS
-    from retrieval.errors import FathomError, UsageError
+    from eval.data.corpora import CorpusDocument
+    from retrieval.errors import FathomError
 
     run = begin(workspace, as_json)
     given = {"every": every, "most": most, "seed": seed}
     clozing = Clozing(**{name: value for name, value in given.items() if value is not None})
-    if out.exists() and not replace and not dry_run:
-        raise UsageError(f"'{out}' is there already; name another folder, or write over it with --replace")
+    require_new_folder(out, replace=replace)
     left_out, counts = LeftOut(), Counts()
     with run.terminal.progress() as progress:
         texts = drawn_documents(sources, Path.cwd(), left_out, limit=limit, hold_out=hold_out, progress=progress)
@@ -65,7 +65,8 @@ def command(
             "about are names, numbers and last nouns in sentences of 7 to 40 words"
         )
     if not dry_run:
-        write_question_set(out, rows_of_cloze(asked), {text.id: text for text in texts}.values())
+        documents = (CorpusDocument(text.id, text.title, text.text) for text in texts)
+        write_question_set(out, rows_of_cloze(asked), documents)
     if run.terminal.as_json:
         first = list(rows_of_cloze(asked[:_SHOWN]))
         told = {"documents": counts.documents, "sentences": counts.sentences, "questions": counts.questions}

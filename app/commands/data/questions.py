@@ -43,13 +43,9 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     """Turn questions with gold answers into examples of answering from passages, as the chat does."""
-    from adapt.instructions.from_questions import (
-        Making,
-        examples_from_questions,
-        held_out_questions,
-    )
+    from adapt.instructions.from_questions import Making, examples_from_questions, held_out_questions
     from adapt.instructions.importing import Imported
-    from adapt.instructions.question_folder import write_question_set
+    from adapt.instructions.question_sets import require_new_folder, write_question_set
     from app.build import embedder as embedder_of
     from eval.data.questions import read_questions
     from retrieval.errors import UsageError
@@ -59,8 +55,8 @@ def command(
     making = Making(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     if held_out_to is not None and not making.hold_out:
         raise UsageError("--held-out-to needs --hold-out, the share of the documents that is held out")
-    if held_out_to is not None and held_out_to.exists() and not replace:
-        raise UsageError(f"'{held_out_to}' is there already; name another folder, or write over it with --replace")
+    if held_out_to is not None:
+        require_new_folder(held_out_to, replace=replace)
     require_new(out, replace=replace)
     found = read_questions(questions.expanduser().resolve())
     into = Imported(forms={found.name: f"{found.form}, {len(found.questions):,} questions"})
@@ -68,8 +64,8 @@ def command(
     cache = run.settings.cache / "questions"
     with run.terminal.progress() as progress:
         if held_out_to is not None and not dry_run:
-            asked = held_out_questions(found, making, embedder=embedder, cache=cache)
-            count = write_question_set(held_out_to, asked, found.documents)
+            held = held_out_questions(found, making, embedder=embedder, cache=cache)
+            count = write_question_set(held_out_to, held, found.documents)
             run.terminal.note(f"{count:,} questions of held-out documents are in {held_out_to}")
         examples = examples_from_questions(
             found, making, into, embedder=embedder, cache=cache, licence=licence, progress=progress

@@ -14,7 +14,8 @@ from adapt.instructions.from_questions import (
     held_out_questions,
 )
 from adapt.instructions.importing import Imported
-from adapt.instructions.question_folder import write_question_set
+from adapt.instructions.question_sets import write_question_set
+from eval.data.corpora import as_document
 from eval.data.questions import QuestionSet, read_questions
 from retrieval.answering import says_no_answer
 from retrieval.errors import UsageError
@@ -84,7 +85,10 @@ def test_questions_of_held_out_documents_are_never_examples_and_can_be_measured(
     for question in again.questions:
         gold = f"d{question.id[1:]}"
         assert (question.documents == (gold,)) == question.answerable
-        assert not question.answerable or question.spans[0].document == gold
+        if question.answerable:
+            span = question.spans[0]
+            text = as_document(next(one for one in again.documents if one.id == gold)).text
+            assert span.document == gold and text[span.start : span.end] == question.answers[0]
     write_examples(tmp_path / "examples.jsonl", examples)
     assert len(list(read_examples(tmp_path / "examples.jsonl"))) == len(examples)
 

@@ -1,0 +1,104 @@
+"""Documents → a question set of their own: passages are drawn, a model is asked about them, what passes is written out
+with the documents and a report. Puts together what the files beside it know; it knows no command line."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adapt.corpus.sources import LeftOut
+from adapt.instructions.question_sets import write_question_set
+from adapt.instructions.writing.pair_checks import PairChecks, PairLimits
+from adapt.instructions.writing.pair_passages import Gathered, in_order, passages_of
+from adapt.instructions.writing.pair_prompts import PAIRS_VERSION
+from adapt.instructions.writing.pairs import KeptReplies, PairWriting, Tally, nothing_kept, wanted_of, write_pairs
+from eval.data.corpora import text_start
+from eval.data.datasets import RetrievalDataset
+from eval.runs.parts import Progress
+from eval.search.indexed import indexed
+from retrieval.errors import FathomError
+from retrieval.passages import Hit
+
+if TYPE_CHECKING:
+    from adapt.instructions.writing.writer import Writer
+    from retrieval.embedding.embedder import Embedder
+
+REPORT = "report.json"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The passages that may be asked about, in the order in which they are, and those left out, by reason."""
+
+    passages: tuple[Hit, ...]
+    skipped: LeftOut
+
+
+def drawn(gathered: Gathered, writing: PairWriting, embedder: "Embedder", progress: Progress) -> Drawn:
+    """Raises FathomError where no passage is worth asking about."""
+    skipped = LeftOut()
+    passages = in_order(list(passages_of(gathered.documents, embedder, skipped, progress)), writing.seed)
+    if not passages:
+        why = skipped.first() or gathered.left_out.first()
+        such = f", such as {why}" if why else ""
+        raise FathomError(f"none of {len(gathered.documents):,} documents has a passage to ask about{such}")
+    return Drawn(tuple(passages), skipped)
+
+
+def first_prompt(found: Drawn, writing: PairWriting) -> list[dict[str, str]]:
+    """What a model would be asked first, as chat messages."""
+    return [{"role": one.role, "content": one.text} for one in wanted_of(found.passages[0], writing).messages]
+
+
+def make_question_set(
+    folder: Path,
+    gathered: Gathered,
+    found: Drawn,
+    writer: "Writer",
+    *,
+    writing: PairWriting,
+    limits: PairLimits,
+    embedder: "Embedder",
+    cache: Path,
+    indexes: Path,
+    ask_again: bool = False,
+    progress: Progress = lambda *_: None,
+) -> Mapping[str, Any]:
+    """Ask, check and write `folder`; its report, which also lies in it. What was written by the model stays in `cache`,
+    the index that questions must find their passages in under `indexes`.
+
+    Raises FathomError where nothing passed, and what the engine and the index raise; then no folder is made.
+    """
+    dataset = RetrievalDataset(f"{folder.name}-questions", "questions", "", tuple(gathered.documents), {}, {})
+    starts = {document.id: text_start(document) for document in gathered.documents}
+    tally = Tally()
+    with (
+        KeptReplies(cache, writer.name, forget=ask_again) as kept,
+        indexed(dataset, embedder, indexes, progress=progress) as collection,
+    ):
+        checks = PairChecks(collection, embedder, starts, limits)
+        rows = list(write_pairs(found.passages, writer, kept, checks, writing, tally, progress))
+    if not rows:
+        raise nothing_kept(tally)
+    order = {document.id: number for number, document in enumerate(gathered.documents)}
+    rows.sort(key=lambda row: (order[row["documents"][0]], row["spans"][0]["start"], row["id"]))
+    report = {
+        "by": writer.name,
+        "prompt": PAIRS_VERSION,
+        "writing": asdict(writing),
+        "limits": asdict(limits),
+        "documents": len(gathered.documents),
+        **tally.as_json(),
+        "skipped": _counted(found.skipped),
+        "left_out": _counted(gathered.left_out),
+        "warnings": _counted(gathered.warnings),
+    }
+    write_question_set(folder, rows, gathered.documents, reports={REPORT: report})
+    return report
+
+
+def _counted(found: LeftOut) -> dict[str, Any]:
+    return {
+        reason: {"count": count, "examples": found.examples.get(reason, [])}
+        for reason, count in found.counts.most_common()
+    }
