@@ -14,6 +14,7 @@ import numpy as np
 from adapt.export.embedded_check import embedded_refusal
 from adapt.export.gguf_vocabulary import Vocabulary, read_vocabulary
 from adapt.export.model_folder import read_json_file
+from adapt.export.new_folder import require_place
 from eval.models.language_models import locate
 from eval.runs.parts import Progress
 from retrieval.errors import DamagedError, UsageError
@@ -77,7 +78,7 @@ def export_gguf(
     """
     model = _read(folder)
     not_embedded = embedded_refusal(model.vocabulary)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    require_place(file)
     beside = file.with_name(f".{file.name}.new")
     try:
         _write(model, beside, kind, name or folder.name, not_embedded, progress)

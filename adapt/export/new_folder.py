@@ -18,7 +18,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     Raises UsageError where `out` is there already with something in it, OSError.
     """
     require_free(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    require_place(out)
     made = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
     try:
         yield made
@@ -39,3 +39,15 @@ def require_free(out: Path) -> None:
     """Raises UsageError where something is there already."""
     if out.is_symlink() or (out.exists() and not out.is_dir()) or (out.is_dir() and any(out.iterdir())):
         raise UsageError(f"'{out}' is there already; give another folder with --out, or remove it")
+
+
+def require_place(out: Path) -> None:
+    """Make the folder that `out` goes into. Raises UsageError where none can be made or nothing be written in it, which
+    the first file would tell only after minutes of merging."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        why = error.strerror or error
+        raise UsageError(f"nothing can be written in '{out.parent}' ({why}); name another place with --out") from error

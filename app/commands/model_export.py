@@ -80,11 +80,14 @@ def export(
     A GGUF file in the model's own folder is what the embedded engine runs from then on.
     """
     run = begin(workspace, as_json)
+    from adapt.export.new_folder import require_place
     from adapt.registry import find
 
     entry = find(run.settings.models, name)
     if to not in FORMS:
         raise UsageError(f"--to is one of {', '.join(FORMS)}; '{to[:40]}' was given")
+    if out is not None:
+        require_place(out.expanduser().absolute())
     with run.terminal.progress() as progress:
         if to == "gguf":
             done = _gguf(run, entry, kind or "q8_0", out, progress)

@@ -208,6 +208,8 @@ def test_a_model_is_exported_in_every_form_with_a_card(fathom: Fathom, medical: 
         fathom("model", "export", "medical", "--to", "vllm", "--out", str(tmp_path / "v"), "--json").stdout
     )["serve"].replace(str(tmp_path / "v"), str(exports / "medical-vllm"))
     assert "is there already" in fathom("model", "export", "medical", "--to", "hf", code=2).output
+    nowhere = fathom("model", "export", "medical", "--to", "gguf", "--out", "/proc/none/m.gguf", code=2).output
+    assert "nothing can be written in '/proc/none'" in nowhere
     assert "--to is one of hf, gguf" in fathom("model", "export", "medical", "--to", "onnx", code=2).output
     assert "--kind is for gguf" in fathom("model", "export", "medical", "--to", "hf", "--kind", "f16", code=2).output
 
