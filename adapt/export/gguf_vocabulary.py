@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapt.export.model_folder import read_json_file
+from adapt.vocabulary.phrases import joins
 from retrieval.errors import DamagedError, UsageError
 
 if TYPE_CHECKING:
@@ -147,6 +148,11 @@ def _splitter(tokenizer: Mapping[str, Any], folder: Path) -> str:
         name = PATTERNS.get(str((steps[0].get("pattern") or {}).get("Regex")))
         if name is not None and steps[0].get("behavior") == "Isolated" and not steps[0].get("invert"):
             return name
+    if joins(splitter):
+        raise UsageError(
+            f"the tokenizer of '{folder}' has tokens of several words (words_at_most), which no GGUF file can say; "
+            "serve the model with vLLM (fathom serve-model), or run it with the local engine"
+        )
     raise UsageError(
         f"the tokenizer of '{folder}' splits text in a way that has no name in GGUF files here; run the model with the "
         "local engine"

@@ -12,6 +12,8 @@ from tiny_models import word_tokenizer
 
 from adapt.export.gguf_file import KINDS, NOT_EMBEDDED, Kind, export_gguf
 from adapt.export.gguf_vocabulary import read_vocabulary
+from adapt.vocabulary.byte_level import ByteLevelBpe
+from adapt.vocabulary.phrases import joining
 from eval.baselines.install import baseline_python
 from retrieval.errors import DamagedError, UsageError
 
@@ -217,6 +219,10 @@ def test_what_a_gguf_cannot_say_is_refused(tmp_path: Path) -> None:
     tokenizer = json.loads((odd / "tokenizer.json").read_text())
     (odd / "tokenizer.json").write_text(json.dumps(tokenizer | {"pre_tokenizer": {"type": "Whitespace"}}))
     with pytest.raises(UsageError, match="splits text in a way"):
+        export_gguf(odd, tmp_path / "m.gguf")
+    phrases = joining(ByteLevelBpe(tokenizer, tokenizer["model"]["vocab"], {}))
+    (odd / "tokenizer.json").write_text(json.dumps(tokenizer | {"pre_tokenizer": phrases}))
+    with pytest.raises(UsageError, match="tokens of several words"):
         export_gguf(odd, tmp_path / "m.gguf")
     tokenizer["added_tokens"][-1]["lstrip"] = True
     (odd / "tokenizer.json").write_text(json.dumps(tokenizer))
