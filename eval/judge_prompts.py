@@ -7,7 +7,7 @@ nor look like a reply. It knows no engine and no metric.
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
@@ -141,23 +141,28 @@ def parsed_verdict(reply: str) -> tuple[bool | None, str]:
     A finished block of thinking before it and a code fence around it are allowed. Nothing is guessed from prose, and
     an object that names its verdict twice has none.
     """
+    found = reply_object(reply, ("verdict", "why"))
+    if found is None or not isinstance(found.get("why", ""), str):
+        return None, ""
+    verdict = found.get("verdict")
+    if not isinstance(verdict, str) or verdict.strip().casefold() not in _VERDICTS:
+        return None, ""
+    return _VERDICTS[verdict.strip().casefold()], str(found.get("why", ""))
+
+
+def reply_object(reply: str, keys: Collection[str]) -> dict[str, object] | None:
+    """The one JSON object of a reply, with no other key than `keys` and none twice; None for anything else.
+
+    A finished block of thinking before it and a code fence around it are allowed.
+    """
     text = _THINKING.sub("", reply).strip()
     if match := _FENCED.match(text):
         text = match[1]
     try:
         found = json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError):
-        return None, ""
-    if (
-        not isinstance(found, dict)
-        or not found.keys() <= {"verdict", "why"}
-        or not isinstance(found.get("why", ""), str)
-    ):
-        return None, ""
-    verdict = found.get("verdict")
-    if not isinstance(verdict, str) or verdict.strip().casefold() not in _VERDICTS:
-        return None, ""
-    return _VERDICTS[verdict.strip().casefold()], found.get("why", "")
+        return None
+    return found if isinstance(found, dict) and found.keys() <= set(keys) else None
 
 
 def _once(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:

@@ -79,7 +79,7 @@ def fault(example: Example, limits: Limits) -> tuple[str, str] | None:
 
 def _by_words(example: Example, limits: Limits) -> tuple[str, str] | None:
     if limits.without:
-        found = _any_of(limits.without)("\n".join(message.content for message in example.messages))
+        found = any_of(limits.without)("\n".join(message.content for message in example.messages))
         if found:
             return "word", found
     return None
@@ -118,8 +118,8 @@ def questions(example: Example) -> list[str]:
 
 
 @cache
-def _any_of(words: tuple[str, ...]) -> Callable[[str], str | None]:
-    """Finds the first of the words; one of Latin letters must stand alone."""
+def any_of(words: tuple[str, ...]) -> Callable[[str], str | None]:
+    """A function that finds the first of the words in a text; one of Latin letters must stand alone."""
     parts = [
         rf"(?<!\w){re.escape(word)}(?!\w)"
         if word.isascii() and word[:1].isalnum() and word[-1:].isalnum()

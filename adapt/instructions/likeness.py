@@ -25,7 +25,7 @@ Sampling = Literal["clusters", "k-centre"]
 _BATCH = 1_024
 _NEIGHBOURS = 64
 """Most similar earlier questions whose answers are compared; more are one template, which the sample thins out."""
-_PASSAGE = re.compile(r"<passage number=[^>\n]{0,400}>.{0,200000}?</passage \d{1,4}>", re.DOTALL)
+PASSAGE = re.compile(r"<passage number=[^>\n]{0,400}>.{0,200000}?</passage \d{1,4}>", re.DOTALL)
 _CHARACTERS_A_TOKEN = 16
 
 
@@ -39,7 +39,7 @@ class Vectors:
 
 def asked(example: Example) -> str:
     """All that the user says, without numbered passages, which are not what is asked."""
-    texts = [_PASSAGE.sub("", text).strip() for text in questions(example)]
+    texts = [PASSAGE.sub("", text).strip() for text in questions(example)]
     return "\n\n".join(text for text in texts if text) or "\n\n".join(questions(example))
 
 

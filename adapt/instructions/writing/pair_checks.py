@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adapt.instructions.writing.pair_prompts import Pair
+from eval.data.corpora import CorpusDocument, text_start
 from eval.data.question_documents import located
 from eval.figures.answer_metrics import contains, longest_common_run, rouge_l, rouge_tokens, token_f1
 from retrieval.errors import UsageError
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 QUESTION_FORM, POINTING, LANGUAGE = "no sound question", "needs the passage at hand", "in another language"
 ANSWER_FORM, ANSWER_NAMED, NOT_QUOTED = "no short answer", "names its answer", "answer is not in the passage"
-COPIED, INVENTED, UNSUPPORTED = "copied from the passage", "names what the passage does not", "not supported"
+COPIED, INVENTED, UNSUPPORTED = "copied from the passage", "names what its document does not", "not supported"
 ANSWERED_OTHERWISE = "answered otherwise when asked again"
 DUPLICATE, NEAR, LOST = "asked before", "nearly asked before", "does not find its passage"
 
@@ -100,12 +101,11 @@ class Rejected:
 
 @dataclass
 class PairChecks:
-    """Looks at pairs in their order; the first of several alike is kept. `starts` is where the text of each document
-    begins behind its title, of which no answer is quoted."""
+    """Looks at pairs in their order; the first of several alike is kept. `documents` are those of the collection, by name."""
 
     collection: "Collection"
     embedder: "Embedder"
-    starts: Mapping[str, int]
+    documents: Mapping[str, CorpusDocument]
     limits: PairLimits = field(default_factory=PairLimits)
     _asked: set[str] = field(default_factory=set)
     _kept: list[Sound] = field(default_factory=list)
@@ -121,7 +121,7 @@ class PairChecks:
         places = self._places(pair.answer, hit)
         if not places:
             return Rejected(NOT_QUOTED, f"'{pair.answer}' is not quoted from it")
-        if fault := _passage_fault(pair.question, hit):
+        if fault := _copied(pair.question, hit) or self._invented(pair.question, hit):
             return fault
         if _plain(pair.question) in self._asked:
             return Rejected(DUPLICATE, f"'{pair.question}'")
@@ -146,8 +146,17 @@ class PairChecks:
         """Where the answer stands in the passage, behind the document's title."""
         text = hit.passage.text
         bare = answer.strip(_QUOTES).rstrip(_STOPS)
-        least = self.starts.get(hit.source.uri, 0) - hit.passage.start
+        least = text_start(self.documents[hit.source.uri]) - hit.passage.start
         return [_with_signs(bare, text, place) for place in located(bare, text) if place[0] >= least]
+
+    def _invented(self, question: str, hit: Hit) -> Rejected | None:
+        """A number or a name that stands neither in the passage nor elsewhere in its document."""
+        known = " ".join([hit.source.title, *hit.passage.headings, hit.passage.text])
+        unknown = [*sorted(numbers(question) - numbers(known)), *unknown_names(question, [hit])]
+        if unknown:
+            document = self.documents[hit.source.uri].text
+            unknown = [one for one in unknown if one not in document]
+        return Rejected(INVENTED, f"'{unknown[0]}' of '{question}'") if unknown else None
 
     def _rank(self, question: str, hit: Hit, start: int, end: int) -> int | None:
         """Of the first passage that holds the answer's place: neighbours overlap, and either will do."""
@@ -220,16 +229,11 @@ def _answer_fault(pair: Pair, language: Language, limits: PairLimits) -> Rejecte
     return None
 
 
-def _passage_fault(question: str, hit: Hit) -> Rejected | None:
-    """What a question takes too much of its passage, or what it does not have from there."""
+def _copied(question: str, hit: Hit) -> Rejected | None:
     words = rouge_tokens(question)
     shared = longest_common_run(words, rouge_tokens(hit.passage.text))
     if shared >= COPIED_SHARE * len(words):
         return Rejected(COPIED, f"{shared} of the {len(words)} words of '{question}' stand there in a row")
-    known = " ".join([hit.source.title, *hit.passage.headings, hit.passage.text])
-    unknown = sorted(numbers(question) - numbers(known)) or unknown_names(question, [hit])
-    if unknown:
-        return Rejected(INVENTED, f"'{unknown[0]}' of '{question}'")
     return None
 
 

@@ -12,7 +12,6 @@ from adapt.instructions.writing.pair_checks import PairChecks, PairLimits
 from adapt.instructions.writing.pair_passages import Gathered, in_order, passages_of
 from adapt.instructions.writing.pair_prompts import PAIRS_VERSION
 from adapt.instructions.writing.pairs import KeptReplies, PairWriting, Tally, nothing_kept, wanted_of, write_pairs
-from eval.data.corpora import text_start
 from eval.data.datasets import RetrievalDataset
 from eval.runs.parts import Progress
 from eval.search.indexed import indexed
@@ -70,13 +69,13 @@ def make_question_set(
     Raises FathomError where nothing passed, and what the engine and the index raise; then no folder is made.
     """
     dataset = RetrievalDataset(f"{folder.name}-questions", "questions", "", tuple(gathered.documents), {}, {})
-    starts = {document.id: text_start(document) for document in gathered.documents}
+    documents = {document.id: document for document in gathered.documents}
     tally = Tally()
     with (
         KeptReplies(cache, writer.name, forget=ask_again) as kept,
         indexed(dataset, embedder, indexes, progress=progress) as collection,
     ):
-        checks = PairChecks(collection, embedder, starts, limits)
+        checks = PairChecks(collection, embedder, documents, limits)
         rows = list(write_pairs(found.passages, writer, kept, checks, writing, tally, progress))
     if not rows:
         raise nothing_kept(tally)

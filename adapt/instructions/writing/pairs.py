@@ -7,7 +7,7 @@ knows no prompt and no check by itself.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from adapt.instructions.writing.pair_prompts import (
     said_none,
 )
 from adapt.instructions.writing.writer import Wanted, Writer, Written
+from eval.data.corpora import text_start
 from eval.figures.answer_metrics import contains, token_f1
 from eval.runs.parts import PartFolder, Progress
 from retrieval.errors import FathomError, UsageError
@@ -187,7 +188,7 @@ def write_pairs(
                     tally.kept += 1
                     tally.ranks[sound.rank] += 1
                     tally.languages[language_of(sound.question)] += 1
-                    yield _row(sound, hit, checks.starts, writer.name)
+                    yield _row(sound, text_start(checks.documents[sound.document]), writer.name)
     progress("asking about passages", len(passages), len(passages))
 
 
@@ -243,8 +244,7 @@ def _answered(
     return sound
 
 
-def _row(sound: Sound, hit: Hit, starts: Mapping[str, int], by: str) -> dict[str, Any]:
-    before = starts.get(sound.document, 0)
+def _row(sound: Sound, before: int, by: str) -> dict[str, Any]:
     span = {"document": sound.document, "start": sound.start - before, "end": sound.end - before}
     said = json.dumps([sound.question, sound.answer, span], sort_keys=True)
     return {

@@ -11,7 +11,7 @@ from adapt.instructions.writing import pair_checks as reasons
 from adapt.instructions.writing.pair_checks import PairChecks, PairLimits, Rejected, Sound
 from adapt.instructions.writing.pair_passages import passages_of
 from adapt.instructions.writing.pair_prompts import Pair
-from eval.data.corpora import CorpusDocument, as_document, text_start
+from eval.data.corpora import CorpusDocument, as_document
 from eval.data.datasets import RetrievalDataset
 from eval.search.indexed import indexed
 from retrieval.errors import UsageError
@@ -39,7 +39,7 @@ def checks(tmp_path: Path) -> Iterator[PairChecks]:
     embedder = HashingEmbedder(512)
     dataset = RetrievalDataset("set", "questions", "", DOCUMENTS, {}, {})
     with indexed(dataset, embedder, tmp_path) as collection:
-        yield PairChecks(collection, embedder, {one.id: text_start(one) for one in DOCUMENTS}, PairLimits(top=1))
+        yield PairChecks(collection, embedder, {one.id: one for one in DOCUMENTS}, PairLimits(top=1))
 
 
 def passage(name: str) -> Hit:
