@@ -176,7 +176,7 @@ class Method(Settings):
     """Other alphas in the same way."""
     init: Literal["zero", "pissa"] = "zero"
     """zero: adapters begin as nothing. pissa: with the largest singular vectors (Meng et al. 2024, arXiv:2404.02948);
-    written as a plain adapter of twice the rank, that fits the untouched base."""
+    an adapter of twice the rank, half of it trained, that fits the untouched base."""
     double_quantisation: bool = True
     """Scales of the 4-bit weights in 8 bits: 0.37 bits a weight less."""
     compute: Literal["auto", "bf16", "fp16", "fp32"] = "auto"

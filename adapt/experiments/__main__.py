@@ -1,4 +1,4 @@
-"""`python -m adapt.experiments forgetting|methods|gpu …`: the measurements of the adaptation, each written where
+"""`python -m adapt.experiments forgetting|methods|export|gpu …`: the measurements of the adaptation, each written where
 `--out` says. On the way it says what it does, through the log.
 """
 
@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from adapt.experiments.export_table import TABLE_MARKDOWN as EXPORT_TABLE
+from adapt.experiments.export_table import fill_export
 from adapt.experiments.forgetting_rows import Weights, rows_of
 from adapt.experiments.forgetting_table import TABLE_MARKDOWN, Stages, fill_table
 from adapt.experiments.gpu_rows import ATTENTION, MODELS, Work, measure_rows
@@ -15,12 +17,14 @@ from adapt.experiments.methods_rows import method_rows
 from adapt.experiments.methods_table import TABLE_MARKDOWN as METHODS_TABLE
 from adapt.experiments.methods_table import fill_methods
 from adapt.experiments.recipe_stages import RecipeStages
+from adapt.export.gguf_file import KINDS
 from adapt.recipe import Dapt, Recipe
 from adapt.recipe_file import load_recipe
 from eval.runs.run_folder import write_json
 from retrieval.embedding.load import EmbeddingSettings
 from retrieval.errors import FathomError, UsageError
 
+HANDBOOK_QUESTIONS = Path("data/handbook/questions.jsonl")
 _LOG = logging.getLogger(__name__)
 
 
@@ -87,6 +91,25 @@ def methods(options: argparse.Namespace) -> Path:
     return out / METHODS_TABLE
 
 
+def export(options: argparse.Namespace) -> Path:
+    """GGUF files of every kind in every program that reads them. Returns the table's file."""
+    from adapt.training.bases import base_folder
+
+    cache = options.cache or EmbeddingSettings().cache_folder()
+    out: Path = options.out
+    fill_export(
+        base_folder(options.model, cache=cache),
+        questions=options.questions,
+        prompts=options.prompts,
+        count=options.count,
+        kinds=options.kinds,
+        out=out,
+        progress=_log_progress,
+        keep=options.keep,
+    )
+    return out / EXPORT_TABLE
+
+
 def options_of(words: Sequence[str]) -> argparse.Namespace:
     """The words of the command line. Raises SystemExit for words that it does not know."""
     parser = argparse.ArgumentParser(prog="python -m adapt.experiments", description="Measurements of the adaptation.")
@@ -114,6 +137,15 @@ def options_of(words: Sequence[str]) -> argparse.Namespace:
     tuning.add_argument(
         "--questions", type=Path, help="JSON lines of questions with answers; the handbook's by default"
     )
+    files = commands.add_parser("export", help="GGUF files in transformers, OpenVINO and llama.cpp, side by side")
+    files.add_argument("--model", default="packaged", help="a folder, a registered model, or the packaged one")
+    files.add_argument("--out", type=Path, required=True, help="folder of the table")
+    files.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
+    files.add_argument("--questions", type=Path, default=HANDBOOK_QUESTIONS, help="JSON lines with prompts")
+    files.add_argument("--prompts", type=_count, default=50, help="how many of them")
+    files.add_argument("--count", type=_count, default=16, help="tokens written after each")
+    files.add_argument("--cache", type=Path, help="folder of unpacked models")
+    files.add_argument("--keep", action="store_true", help="leave the GGUF files beside the table")
     card = commands.add_parser("gpu", help="tokens a second, peak memory and MFU of full, LoRA and NF4")
     card.add_argument("--out", type=Path, required=True, help="JSON file")
     card.add_argument("--models", nargs="+", default=["qwen3-4b"], help=f"{', '.join(MODELS)}, or a config.json")
@@ -133,7 +165,7 @@ def main(words: Sequence[str]) -> int:
     """Run a command; its exit status."""
     options = options_of(words)
     try:
-        path = {"forgetting": forgetting, "gpu": gpu, "methods": methods}[options.command](options)
+        path = {"forgetting": forgetting, "gpu": gpu, "methods": methods, "export": export}[options.command](options)
     except FathomError as error:
         _LOG.error("%s", error)
         return error.exit_code
