@@ -304,7 +304,11 @@ def warming_memory(model: ModelFacts, settings: Vocabulary) -> list[Need]:
 def kind_in_words(method: Method) -> str:
     """ "lora of rank 64", "prompt of 20 virtual tokens", "ia3"."""
     if method.kind in LOW_RANK:
-        more = [word for word, on in (("DoRA", method.dora), ("PiSSA", method.init == "pissa")) if on]
+        more = [
+            word
+            for word, on in (("DoRA", method.dora), ("PiSSA", method.init == "pissa"), ("QERA", method.init == "error"))
+            if on
+        ]
         return f"{method.kind} of rank {method.r}" + (f" ({', '.join(more)})" if more else "")
     if method.kind in PROMPTS:
         return f"{method.kind} of {method.virtual_tokens} virtual tokens"

@@ -6,7 +6,7 @@ What each method adds to a model is in adapt/training/adapters. It knows no rows
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from adapt.training.adapters.low_rank import prepare_four_bits, under_low_rank
 from adapt.training.adapters.own_weights import biases_alone, under_ia3
 from adapt.training.adapters.pissa import save_pissa, under_pissa
 from adapt.training.adapters.prompts import under_prompt
+from adapt.training.adapters.rounding_error import begin_as_error
 from adapt.training.arguments import attention
 from eval.models.adapter_base import FourBits
 from eval.models.language_models import load_parts, locate
@@ -91,12 +92,20 @@ def is_flat(model: Any) -> bool:
 
 
 def under_adapter(
-    model: Any, method: Method, *, activation_checkpointing: bool, steps: int = 1, tokenizer: Any = None
+    model: Any,
+    method: Method,
+    *,
+    activation_checkpointing: bool,
+    steps: int = 1,
+    tokenizer: Any = None,
+    rows: Iterable[Any] = (),
+    folder: Path | None = None,
 ) -> Any:
     """The model with what a method adds to it, untrained and alone trainable; with bitfit its biases.
 
-    `steps` (of the optimizer) are adalora's, the model's `tokenizer` is for virtual tokens. Raises UsageError where the
-    method does not fit the model.
+    `steps` (of the optimizer) are adalora's, the model's `tokenizer` is for virtual tokens; `rows` of token ids and the
+    model's own `folder` are for adapters that begin as the error of 4 bits. Raises UsageError where the method does not
+    fit the model, DamagedError where the folder has no such weights.
     """
     kind = method.kind
     if kind == "qlora":
@@ -106,7 +115,10 @@ def under_adapter(
             raise UsageError("an adapter on lm_head is not trained by a loss that reads its weights; leave it out")
     try:
         if kind in ("lora", "qlora"):
-            return under_pissa(model, method) if method.init == "pissa" else under_low_rank(model, method)
+            made = under_pissa(model, method) if method.init == "pissa" else under_low_rank(model, method)
+            if method.init == "error" and folder is not None:
+                begin_as_error(made, rows, folder)
+            return made
         if kind == "adalora":
             return under_adalora(model, method, steps=steps)
         if kind == "ia3":

@@ -169,6 +169,7 @@ class _Session:
         from transformers import set_seed
 
         from adapt.training.adapters.adalora import RankAllocation
+        from adapt.training.adapters.rounding_error import ROWS
         from adapt.training.arguments import arguments, rates
         from adapt.training.guards import LossGuard, require_rows, require_separate_documents
         from adapt.training.loss import attach
@@ -214,6 +215,8 @@ class _Session:
             activation_checkpointing=settings.activation_checkpointing,
             steps=self.batches.steps,
             tokenizer=tokenizer,
+            rows=(self.order.row(number).ids for number in range(min(ROWS, len(self.order)))),
+            folder=job.model,
         )
         if settings.method.kind in PROMPTS:
             collate = Collator(apart=True)
