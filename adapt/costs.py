@@ -260,14 +260,15 @@ def memory_of(model: ModelFacts, settings: Training, *, micro: int, bf16: bool, 
         scale = "8 bits" if method.double_quantisation else "fp32"
         why = f"NF4 with a scale in {scale} for each 64 weights, the rest in {'16 bits' if wide == 2 else 'fp32'}"
         needs.append(Need("weights", weights, why))
-    elif method.leaves_adapter and method.init != "pissa" and bf16:
+    elif method.leaves_adapter and bf16:
         needs.append(Need("weights", 2 * total, "bf16, for they do not change"))
     else:
         needs.append(Need("weights", 4 * total, "fp32"))
         if bf16:
             needs.append(Need("weights in bf16", 2 * (model.packed + model.table), "copies that are computed with"))
     if method.leaves_adapter:
-        needs.append(Need("adapter", 4 * trained, f"{kind_in_words(method)}, fp32"))
+        twice = 2 if method.init == "pissa" else 1  # what it began as stays beside it
+        needs.append(Need("adapter", 4 * trained * twice, f"{kind_in_words(method)}, fp32"))
     needs.append(Need("gradients", 4 * trained, f"fp32, of {trained / 1e6:,.1f} M weights that learn"))
     needs.append(_optimizer(settings, trained))
     needs.append(_activations(model, settings, micro, bf16))
@@ -303,7 +304,11 @@ def warming_memory(model: ModelFacts, settings: Vocabulary) -> list[Need]:
 def kind_in_words(method: Method) -> str:
     """ "lora of rank 64", "prompt of 20 virtual tokens", "ia3"."""
     if method.kind in LOW_RANK:
-        more = [word for word, on in (("DoRA", method.dora), ("PiSSA", method.init == "pissa")) if on]
+        more = [
+            word
+            for word, on in (("DoRA", method.dora), ("PiSSA", method.init == "pissa"), ("QERA", method.init == "error"))
+            if on
+        ]
         return f"{method.kind} of rank {method.r}" + (f" ({', '.join(more)})" if more else "")
     if method.kind in PROMPTS:
         return f"{method.kind} of {method.virtual_tokens} virtual tokens"

@@ -137,7 +137,7 @@ METHOD_FIELDS: dict[str, tuple[MethodKind, ...]] = {
     **dict.fromkeys(("r", "alpha", "targets"), LOW_RANK),
     "dropout": (*LOW_RANK, *BOTTLENECKS),
     **dict.fromkeys(("rslora", "dora", "ranks", "alphas"), _PLAIN),
-    "init": ("lora",),
+    "init": _PLAIN,
     **dict.fromkeys(("double_quantisation", "compute", "wide"), ("qlora",)),
     **dict.fromkeys(("start_r", "begin", "settle", "every", "orthogonal"), ("adalora",)),
     **dict.fromkeys(("reduction", "activation"), BOTTLENECKS),
@@ -174,9 +174,8 @@ class Method(Settings):
     """Other ranks by the end of a layer's name: {q_proj: 16, "layers.0.mlp.up_proj": 8}."""
     alphas: dict[str, Positive] = {}
     """Other alphas in the same way."""
-    init: Literal["zero", "pissa"] = "zero"
-    """zero: adapters begin as nothing. pissa: with the largest singular vectors (Meng et al. 2024, arXiv:2404.02948);
-    written as a plain adapter of twice the rank, that fits the untouched base."""
+    init: Literal["zero", "pissa", "error"] = "zero"
+    """pissa, of lora: begun as largest singular vectors (arXiv:2404.02948); error, of qlora: as what 4 bits lose."""
     double_quantisation: bool = True
     """Scales of the 4-bit weights in 8 bits: 0.37 bits a weight less."""
     compute: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
@@ -230,7 +229,9 @@ class Method(Settings):
     @model_serializer(mode="wrap")
     def _own_fields(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What belongs to the kind: the rest decides nothing."""
-        return {name: value for name, value in serialise(self).items() if name == "kind" or self.has(name)}
+        old = ("init", "qlora", "zero")  # of stages that were finished before there was a choice: their hashes stay
+        out = [name for name in METHOD_FIELDS if not self.has(name) or (name, self.kind, self.init) == old]
+        return {name: value for name, value in serialise(self).items() if name not in out}
 
 
 class Warming(Settings):

@@ -330,9 +330,12 @@ def _method(settings: Training) -> Iterator[Problem]:
 
 def _method_values(method: Method) -> Iterator[Problem]:
     key: Key = ("method",)
-    if method.init == "pissa" and method.dora:
-        said = "a DoRA adapter that began as PiSSA cannot be written as one that fits the base"
+    if method.init != "zero" and method.dora:
+        said = "a DoRA adapter begins as nothing; directions and magnitudes are apart only from there"
         yield Problem(key, said, "leave out dora or init")
+    if method.init != "zero" and (method.init == "error") != (method.kind == "qlora"):
+        kind = "qlora" if method.init == "error" else "lora"
+        yield Problem((*key, "init"), f"init {method.init} belongs to {kind}, and this is {method.kind}", f"use {kind}")
     for name in ("ranks", "alphas"):
         for layer in getattr(method, name):
             if layer.rpartition(".")[2] == "lm_head" or not re.fullmatch(r"[\w.]{1,80}", layer):

@@ -1,5 +1,5 @@
-"""`python -m adapt.experiments forgetting|methods|gpu …`: the measurements of the adaptation, each written where
-`--out` says. On the way it says what it does, through the log.
+"""`python -m adapt.experiments forgetting|methods|four-bits|export|gpu …`: the measurements of the adaptation, each
+written where `--out` says. On the way it says what it does, through the log.
 """
 
 import argparse
@@ -8,19 +8,25 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from adapt.experiments.export_table import TABLE_MARKDOWN as EXPORT_TABLE
+from adapt.experiments.export_table import fill_export
 from adapt.experiments.forgetting_rows import Weights, rows_of
 from adapt.experiments.forgetting_table import TABLE_MARKDOWN, Stages, fill_table
+from adapt.experiments.four_bits_table import TABLE_MARKDOWN as FOUR_BITS_TABLE
+from adapt.experiments.four_bits_table import fill_four_bits
 from adapt.experiments.gpu_rows import ATTENTION, MODELS, Work, measure_rows
 from adapt.experiments.methods_rows import method_rows
 from adapt.experiments.methods_table import TABLE_MARKDOWN as METHODS_TABLE
 from adapt.experiments.methods_table import fill_methods
 from adapt.experiments.recipe_stages import RecipeStages
+from adapt.export.gguf_file import KINDS
 from adapt.recipe import Dapt, Recipe
 from adapt.recipe_file import load_recipe
 from eval.runs.run_folder import write_json
 from retrieval.embedding.load import EmbeddingSettings
 from retrieval.errors import FathomError, UsageError
 
+HANDBOOK_QUESTIONS = Path("data/handbook/questions.jsonl")
 _LOG = logging.getLogger(__name__)
 
 
@@ -77,7 +83,7 @@ def methods(options: argparse.Namespace) -> Path:
     questions = options.questions or recipe.root / "handbook" / "questions.jsonl"
     fill_methods(
         recipe,
-        method_rows(found[0], layers=layers, only=options.rows),
+        method_rows(found[0], layers=layers, only=options.rows, wide=options.wide),
         questions=questions if questions.is_file() else None,
         out=options.out,
         cache=cache,
@@ -85,6 +91,42 @@ def methods(options: argparse.Namespace) -> Path:
     )
     out: Path = options.out
     return out / METHODS_TABLE
+
+
+def four_bits(options: argparse.Namespace) -> Path:
+    """Which layers NF4 hurts. Returns the table's file."""
+    from adapt.training.bases import base_folder
+
+    cache = options.cache or EmbeddingSettings().cache_folder()
+    out: Path = options.out
+    fill_four_bits(
+        base_folder(options.model, cache=cache),
+        texts=options.texts,
+        tokens=options.tokens,
+        share=options.share,
+        out=out,
+        progress=_log_progress,
+    )
+    return out / FOUR_BITS_TABLE
+
+
+def export(options: argparse.Namespace) -> Path:
+    """GGUF files of every kind in every program that reads them. Returns the table's file."""
+    from adapt.training.bases import base_folder
+
+    cache = options.cache or EmbeddingSettings().cache_folder()
+    out: Path = options.out
+    fill_export(
+        base_folder(options.model, cache=cache),
+        questions=options.questions,
+        prompts=options.prompts,
+        count=options.count,
+        kinds=options.kinds,
+        out=out,
+        progress=_log_progress,
+        keep=options.keep,
+    )
+    return out / EXPORT_TABLE
 
 
 def options_of(words: Sequence[str]) -> argparse.Namespace:
@@ -111,9 +153,26 @@ def options_of(words: Sequence[str]) -> argparse.Namespace:
     tuning.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     tuning.add_argument("--cache", type=Path, help="folder of prepared texts and models")
     tuning.add_argument("--rows", nargs="*", default=[], help="names of rows; all by default")
+    tuning.add_argument("--wide", nargs="*", default=[], help="layers that 'qlora, partly' does not hold in 4 bits")
     tuning.add_argument(
         "--questions", type=Path, help="JSON lines of questions with answers; the handbook's by default"
     )
+    bits = commands.add_parser("four-bits", help="which layers NF4 hurts, and which to hold in 16 bits")
+    bits.add_argument("--model", default="packaged", help="a folder, or the packaged model")
+    bits.add_argument("--texts", type=Path, required=True, help="a file, a folder, or rows.jsonl.gz#field")
+    bits.add_argument("--out", type=Path, required=True, help="folder of the table")
+    bits.add_argument("--tokens", type=_count, default=896, help="to choose on, and as many to judge on")
+    bits.add_argument("--share", type=_positive, default=0.55, help="of the memory of all weights in 16 bits, at most")
+    bits.add_argument("--cache", type=Path, help="folder of unpacked models")
+    files = commands.add_parser("export", help="GGUF files in transformers, OpenVINO and llama.cpp, side by side")
+    files.add_argument("--model", default="packaged", help="a folder, or the packaged model")
+    files.add_argument("--out", type=Path, required=True, help="folder of the table")
+    files.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
+    files.add_argument("--questions", type=Path, default=HANDBOOK_QUESTIONS, help="JSON lines with prompts")
+    files.add_argument("--prompts", type=_count, default=50, help="how many of them")
+    files.add_argument("--count", type=_count, default=16, help="tokens written after each")
+    files.add_argument("--cache", type=Path, help="folder of unpacked models")
+    files.add_argument("--keep", action="store_true", help="leave the GGUF files beside the table")
     card = commands.add_parser("gpu", help="tokens a second, peak memory and MFU of full, LoRA and NF4")
     card.add_argument("--out", type=Path, required=True, help="JSON file")
     card.add_argument("--models", nargs="+", default=["qwen3-4b"], help=f"{', '.join(MODELS)}, or a config.json")
@@ -132,8 +191,9 @@ def options_of(words: Sequence[str]) -> argparse.Namespace:
 def main(words: Sequence[str]) -> int:
     """Run a command; its exit status."""
     options = options_of(words)
+    run = {"forgetting": forgetting, "gpu": gpu, "methods": methods, "four-bits": four_bits, "export": export}
     try:
-        path = {"forgetting": forgetting, "gpu": gpu, "methods": methods}[options.command](options)
+        path = run[options.command](options)
     except FathomError as error:
         _LOG.error("%s", error)
         return error.exit_code

@@ -34,6 +34,12 @@ _ROWS: tuple[tuple[str, str, Method, float], ...] = (
     ("pissa", f"rank {RANK}, begun as singular vectors", Method(kind="lora", r=RANK, init="pissa"), 2.0),
     ("adalora", f"rank {RANK * 3 // 2} pruned to {RANK}", Method(kind="adalora", r=RANK), 100.0),
     ("qlora", f"rank {RANK} on NF4, scales in 8 bits", Method(kind="qlora", r=RANK), 10.0),
+    (
+        "qlora, from its error",
+        f"rank {RANK} on NF4, begun as what 4 bits lose",
+        Method(kind="qlora", r=RANK, init="error"),
+        10.0,
+    ),
     ("houlsby", "behind attention and MLP, width / 16", Method(kind="houlsby"), 10.0),
     ("pfeiffer", "behind the MLP, width / 16", Method(kind="pfeiffer"), 10.0),
     ("prefix", "20 tokens' keys and values in each layer", Method(kind="prefix"), 50.0),
@@ -45,9 +51,10 @@ _ROWS: tuple[tuple[str, str, Method, float], ...] = (
 high rate (Lester et al. 2021 used 0.3 for prompts); PiSSA begins with the base's own largest directions."""
 
 
-def method_rows(base: Dapt, *, layers: int, only: Sequence[str] = ()) -> list[MethodRow]:
-    """Every method as a row of the same work. `layers` are the base model's; `only` names rows, none named: all. Raises
-    UsageError for rows that there are not."""
+def method_rows(base: Dapt, *, layers: int, only: Sequence[str] = (), wide: Sequence[str] = ()) -> list[MethodRow]:
+    """Every method as a row of the same work. `layers` are the base model's; `only` names rows, none named: all; `wide`
+    are the layers that the row "qlora, partly" does not hold in 4 bits. Raises UsageError for rows that there are not.
+    """
 
     def changed(method: Method, times: float, **more: object) -> Dapt:
         peak = LearningRate(**{**base.lr.model_dump(), "peak": base.lr.peak * times})
@@ -64,10 +71,11 @@ def method_rows(base: Dapt, *, layers: int, only: Sequence[str] = ()) -> list[Me
         ),
     ]
     by_name = {row.name: row for row in rows}
-    partly = Method(kind="qlora", r=RANK, wide=("v_proj", "down_proj", f"layers.{layers - 1}"))
+    words = "v, down and the last layer not in 4 bits" if not wide else "some layers not in 4 bits"
+    partly = Method(kind="qlora", r=RANK, wide=tuple(wide) or ("v_proj", "down_proj", f"layers.{layers - 1}"))
     rate = by_name["qlora"].settings.lr.peak / base.lr.peak
     place = [row.name for row in rows].index("qlora") + 1
-    rows.insert(place, MethodRow("qlora, partly", "v, down and the last layer not in 4 bits", changed(partly, rate)))
+    rows.insert(place, MethodRow("qlora, partly", words, changed(partly, rate)))
     rows.append(MethodRow("houlsby, half dropped", "AdapterDrop", by_name["houlsby"].settings, drops=0.5))
     votes = f"majority of {PROMPTS_THAT_VOTE} prompts"
     rows.append(MethodRow("prompts that vote", votes, by_name["prompt"].settings, seeds=PROMPTS_THAT_VOTE))

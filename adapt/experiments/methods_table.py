@@ -28,7 +28,7 @@ from eval.runs.parts import Progress
 from eval.runs.run_folder import read_json, write_json
 from retrieval.errors import FathomError, UsageError
 
-VERSION = 1
+VERSION = 2
 RESULT, TABLE_JSON, TABLE_MARKDOWN = "result.json", "methods.json", "methods.md"
 DOMAIN = "domain"
 BITS, ACCURACY = f"{DOMAIN} bits_per_byte", "choices choice_accuracy_norm"
@@ -41,6 +41,7 @@ class _Seen:
     """What is looked at in the model in memory when it is trained."""
 
     trained: int = 0
+    held: int = 0
     weights: int = 0
     optimizer: int = 0
     logits: Any = None
@@ -240,6 +241,7 @@ class _Work:
         again = self._again(settings, result, ids)
         return {
             "trained": seen.trained,
+            "held": seen.held,
             "weights": seen.weights,
             "optimizer": seen.optimizer,
             "tokens_per_second": tokens / seconds if seconds > 0 else None,
@@ -276,6 +278,7 @@ def _look(trainer: Any, seen: _Seen, ids: np.ndarray) -> None:
     model = trainer.model
     for weight in model.parameters():
         seen.trained += weight.numel() if weight.requires_grad else 0
+        seen.held += 0 if weight.requires_grad else _bytes_of(weight)
         seen.weights += _bytes_of(weight)
     moments = trainer.optimizer.state_dict()["state"].values()
     seen.optimizer = sum(
@@ -339,30 +342,37 @@ def _no_embedder() -> Any:
 
 
 def to_markdown(found: Mapping[str, Any]) -> str:
-    """One table. Memory is of weights and optimizer together, in MiB; what the backward pass holds is the same order
-    for all."""
+    """One table. Memory is of weights and optimizer together, in MiB, and of the weights that stay as they are alone;
+    what the backward pass holds is the same order for all. Merged is KL(trained ‖ merged) in nats a token."""
     base = found["base"]["figures"]
     lines = [
-        "| method | | trained | memory MiB | tokens/s | bits/byte | accuracy | on disk MiB | reload |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
-        f"| base | as it comes | | | | {_number(base.get(BITS), 4)} | {_number(base.get(ACCURACY), 3)} | | |",
+        "| method | | trained | memory MiB | frozen | tokens/s | bits/byte | | accuracy | disk MiB | reload | merged |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        f"| base | as it comes | | | | | {_number(base.get(BITS), 4)} | | {_number(base.get(ACCURACY), 3)} | | | |",
     ]
     for row in found["rows"]:
         if row["error"]:
-            lines.append(f"| {row['name']} | {row['described']} | refused: {row['error']} | | | | | | |")
+            lines.append(f"| {row['name']} | {row['described']} | refused: {row['error']} | | | | | | | | | |")
             continue
         figures = row["figures"]
         cells = (
             f"{row['trained']:,}",
             _mib(row["weights"] + row["optimizer"]),
+            _mib(row["held"]) if row["held"] else "",
             _number(row["tokens_per_second"], 0),
             _number(figures.get(BITS), 4),
+            _change(figures.get(BITS), base.get(BITS)),
             _number(figures.get(ACCURACY), 3),
             _mib(row["disk"]),
             "equal" if row["reload"] == 0 else f"{row['reload']:.0e}",
+            "" if row["merge_kl"] is None else f"{row['merge_kl']:.0e}",
         )
         lines.append(f"| {row['name']} | {row['described']} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _change(value: float | None, before: float | None) -> str:
+    return f"{(value / before - 1) * 100:+.1f} %" if value is not None and before else ""
 
 
 def _number(value: float | None, places: int) -> str:

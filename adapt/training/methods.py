@@ -6,16 +6,18 @@ What each method adds to a model is in adapt/training/adapters. It knows no rows
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from adapt.recipe import BOTTLENECKS, LOW_RANK, PROMPTS, Method, Training
 from adapt.training.adapters.adalora import under_adalora
 from adapt.training.adapters.bottlenecks import shape_for, under_bottleneck
-from adapt.training.adapters.low_rank import beginning, prepare_four_bits, save_plain, under_low_rank
+from adapt.training.adapters.low_rank import prepare_four_bits, under_low_rank
 from adapt.training.adapters.own_weights import biases_alone, under_ia3
+from adapt.training.adapters.pissa import save_pissa, under_pissa
 from adapt.training.adapters.prompts import under_prompt
+from adapt.training.adapters.rounding_error import begin_as_error
 from adapt.training.arguments import attention
 from eval.models.adapter_base import FourBits
 from eval.models.language_models import load_parts, locate
@@ -54,13 +56,11 @@ def load_model(folder: Path, settings: Training, *, precision: str, cache: Path)
     """Model and tokenizer, weights not yet under an adapter.
 
     Training of the model's own weights keeps them in fp32 whatever it computes in: a step of 1e-5 is lost in bf16,
-    which has 8 bits. Weights that an adapter leaves alone are held in what is computed with, or in 4 bits; under PiSSA
-    in fp32, for what it leaves of them must go together again with what it took out. Raises MissingError, UsageError or
-    DamagedError.
+    which has 8 bits. Weights that an adapter leaves alone are held in what is computed with, or in 4 bits. Raises
+    MissingError, UsageError or DamagedError.
     """
     method = settings.method
-    changed = not method.leaves_adapter or method.init == "pissa"
-    held = "nf4" if method.kind == "qlora" else "fp32" if changed else precision
+    held = "nf4" if method.kind == "qlora" else precision if method.leaves_adapter else "fp32"
     model, tokenizer, _ = load_parts(
         locate(str(folder), download=False),
         cache=cache,
@@ -92,12 +92,20 @@ def is_flat(model: Any) -> bool:
 
 
 def under_adapter(
-    model: Any, method: Method, *, activation_checkpointing: bool, steps: int = 1, tokenizer: Any = None
+    model: Any,
+    method: Method,
+    *,
+    activation_checkpointing: bool,
+    steps: int = 1,
+    tokenizer: Any = None,
+    rows: Iterable[Any] = (),
+    folder: Path | None = None,
 ) -> Any:
     """The model with what a method adds to it, untrained and alone trainable; with bitfit its biases.
 
-    `steps` (of the optimizer) are adalora's, the model's `tokenizer` is for virtual tokens. Raises UsageError where the
-    method does not fit the model.
+    `steps` (of the optimizer) are adalora's, the model's `tokenizer` is for virtual tokens; `rows` of token ids and the
+    model's own `folder` are for adapters that begin as the error of 4 bits. Raises UsageError where the method does not
+    fit the model, DamagedError where the folder has no such weights.
     """
     kind = method.kind
     if kind == "qlora":
@@ -107,7 +115,10 @@ def under_adapter(
             raise UsageError("an adapter on lm_head is not trained by a loss that reads its weights; leave it out")
     try:
         if kind in ("lora", "qlora"):
-            return under_low_rank(model, method)
+            made = under_pissa(model, method) if method.init == "pissa" else under_low_rank(model, method)
+            if method.init == "error" and folder is not None:
+                begin_as_error(made, rows, folder)
+            return made
         if kind == "adalora":
             return under_adalora(model, method, steps=steps)
         if kind == "ia3":
@@ -134,11 +145,10 @@ def save_adapter(
     method: Method,
     *,
     like: Path,
-    began: Mapping[str, Any],
     state: Mapping[str, Any] | None = None,
 ) -> None:
-    """What `under_adapter` put on the model `like` into a folder, with that one's tokenizer. `began` is what
-    `beginning_of` said, `state` as for `save_model`. Raises OSError."""
+    """What `under_adapter` put on the model `like` into a folder, with that one's tokenizer. `state` is as for
+    `save_model`. Raises OSError."""
     if method.kind in BOTTLENECKS:
         from eval.models import bottleneck
 
@@ -146,17 +156,12 @@ def save_adapter(
         inside = f"{bottleneck.ATTRIBUTE}."
         weights = {name.removeprefix(inside): value for name, value in networks if name.startswith(inside)}
         bottleneck.save(folder, shape_for(model, method), weights, base=str(like))
-    elif method.kind == "lora" and method.init == "pissa":
-        save_plain(model, folder, began, state=state)
+    elif method.init == "pissa":
+        save_pissa(model, folder)
     else:
         model.save_pretrained(folder, safe_serialization=True, **({} if state is None else {"state_dict": dict(state)}))
         (folder / "README.md").unlink(missing_ok=True)  # peft's, all blanks
     _copy_words(folder, like)
-
-
-def beginning_of(model: Any, method: Method) -> dict[str, Any]:
-    """What `save_adapter` must know of an adapter before it is trained: its weights for PiSSA, else nothing."""
-    return beginning(model) if method.kind == "lora" and method.init == "pissa" else {}
 
 
 def _copy_words(folder: Path, like: Path) -> None:

@@ -169,10 +169,11 @@ class _Session:
         from transformers import set_seed
 
         from adapt.training.adapters.adalora import RankAllocation
+        from adapt.training.adapters.rounding_error import ROWS
         from adapt.training.arguments import arguments, rates
         from adapt.training.guards import LossGuard, require_rows, require_separate_documents
         from adapt.training.loss import attach
-        from adapt.training.methods import beginning_of, device, is_flat, load_model, precision_of, under_adapter
+        from adapt.training.methods import device, is_flat, load_model, precision_of, under_adapter
         from adapt.training.noise import EmbeddingNoise
         from adapt.training.pulls import Pulls, ask_teacher, hold_back, require_possible, shape
         from adapt.training.rows import Collator, OrderRows
@@ -214,8 +215,9 @@ class _Session:
             activation_checkpointing=settings.activation_checkpointing,
             steps=self.batches.steps,
             tokenizer=tokenizer,
+            rows=(self.order.row(number).ids for number in range(min(ROWS, len(self.order)))),
+            folder=job.model,
         )
-        self.began = beginning_of(model, settings.method)
         if settings.method.kind in PROMPTS:
             collate = Collator(apart=True)
         hold_back(model, settings, pulls, job=job, order=self.order, steps=self.batches.steps, **here)
@@ -316,7 +318,7 @@ class _Session:
         # What P-tuning's network makes is saved, and is to be what it made in training.
         made = torch.autocast(torch.device(device()).type, torch.bfloat16, enabled=precision == "bf16")
         with made if method.kind == "p_tuning" else nullcontext():
-            save_adapter(model, folder, method, like=like, began=self.began, state=state)
+            save_adapter(model, folder, method, like=like, state=state)
         bits = four_bits_of(method, precision)
         AdapterBase(str(like), self.identity.model, bits).write(folder)
 

@@ -1,10 +1,5 @@
-"""A model → the model under low-rank adapters (LoRA, and its forms rsLoRA, DoRA, PiSSA, on 4 bits QLoRA); and a PiSSA
-adapter as the plain one that fits the untouched base. It knows no loop.
-"""
+"""A model → the model under low-rank adapters (LoRA, its forms rsLoRA and DoRA, on 4 bits QLoRA). It knows no loop."""
 
-import math
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from adapt.recipe import Method
@@ -15,9 +10,16 @@ ADAPTER = "default"
 
 def under_low_rank(model: Any, method: Method) -> Any:
     """Raises ValueError for names of layers that are not there."""
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
-    config = LoraConfig(
+    return get_peft_model(model, low_rank_config(method))
+
+
+def low_rank_config(method: Method) -> Any:
+    """What peft wants to know, of an adapter that begins as nothing."""
+    from peft import LoraConfig
+
+    return LoraConfig(
         task_type="CAUSAL_LM",
         r=method.r,
         lora_alpha=alpha_of(method),  # type: ignore[arg-type]  # peft takes any number
@@ -27,9 +29,7 @@ def under_low_rank(model: Any, method: Method) -> Any:
         target_modules=targets_of(method),
         rank_pattern=dict(method.ranks),
         alpha_pattern=alphas_of(method),
-        init_lora_weights="pissa" if method.init == "pissa" else True,
     )
-    return get_peft_model(model, config)
 
 
 def targets_of(method: Method) -> list[str] | str:
@@ -58,49 +58,3 @@ def prepare_four_bits(model: Any, *, activation_checkpointing: bool) -> Any:
     if activation_checkpointing:
         model.enable_input_require_grads()
     return model
-
-
-# --- PiSSA -----------------------------------------------------------------------------------------------------------
-
-
-def beginning(model: Any) -> dict[str, Any]:
-    """Copies of an adapter's weights in main memory, by the names they are saved under."""
-    from peft import get_peft_model_state_dict
-
-    return {
-        name: value.detach().cpu().clone()
-        for name, value in get_peft_model_state_dict(model, save_embedding_layers=False).items()
-    }
-
-
-def save_plain(model: Any, folder: Path, began: Mapping[str, Any], *, state: Mapping[str, Any] | None) -> None:
-    """Write a PiSSA adapter as a plain one of twice the rank on the base as it was: B A − B₀ A₀ is [B, −B₀] [A; A₀].
-
-    PiSSA takes its beginning out of the base's weights, so as it is trained it fits no base but that in memory, and
-    vLLM refuses it. (peft does the same with `path_initial_model_for_weight_conversion`, by a second adapter on disk.)
-    Raises OSError.
-    """
-    import copy
-
-    import torch
-    from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
-
-    told = get_peft_model_state_dict(
-        model, state_dict=None if state is None else dict(state), save_embedding_layers=False
-    )
-    plain = {}
-    for name, value in told.items():
-        first, now = began[name].float(), value.detach().cpu().float()
-        above = ".lora_A." in name
-        plain[name] = torch.cat([now, first if above else -first], dim=0 if above else 1).contiguous()
-    config = copy.deepcopy(model.peft_config[ADAPTER])
-    grown = math.sqrt(2) if config.use_rslora else 2
-    config.r *= 2
-    config.lora_alpha *= grown
-    config.rank_pattern = {name: 2 * rank for name, rank in config.rank_pattern.items()}
-    config.alpha_pattern = {name: grown * alpha for name, alpha in config.alpha_pattern.items()}
-    config.init_lora_weights = True
-    config.inference_mode = True
-    config.save_pretrained(str(folder))
-    save_file(plain, folder / "adapter_model.safetensors", metadata={"format": "pt"})

@@ -1,7 +1,6 @@
 """A model's folder → a GGUF file: the same weights and the same tokens in transformers, llama.cpp and OpenVINO."""
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,56 +9,27 @@ import pytest
 from made_exports import TEMPLATE, TEXTS, made_model, tokenizer_of
 from tiny_models import word_tokenizer
 
+from adapt.experiments.export_readers import ask_llama_cpp
 from adapt.export.gguf_file import KINDS, NOT_EMBEDDED, Kind, export_gguf
 from adapt.export.gguf_vocabulary import read_vocabulary
 from adapt.vocabulary.byte_level import ByteLevelBpe
 from adapt.vocabulary.phrases import joining
-from eval.baselines.install import baseline_python
-from retrieval.errors import DamagedError, UsageError
+from retrieval.errors import DamagedError, MissingError, UsageError
 
 ROOT = Path(__file__).resolve().parents[3]
 FAMILIES = [("llama", True), ("llama", False), ("qwen2", True), ("qwen2", False), ("qwen3", True), ("qwen3", False)]
-LLAMA_CPP = """
-import json, sys
-import llama_cpp
-asked = json.load(sys.stdin)
-said = {}
-for file in asked["files"]:
-    model = llama_cpp.Llama(file, n_ctx=asked["window"], n_threads=1, n_threads_batch=1, verbose=False, logits_all=True)
-    one = {"tokens": [model.tokenize(text.encode(), add_bos=False, special=True) for text in asked["texts"]]}
-    one["logits"] = []
-    for ids in asked["ids"]:
-        model.reset()
-        model.eval(ids)
-        one["logits"].append(model.scores[: len(ids)].tolist())
-    one["written"] = []
-    for ids in asked["prompts"]:
-        model.reset()
-        written = []
-        for token in model.generate(ids, temp=0.0, top_k=1, repeat_penalty=1.0):
-            written.append(token)
-            if len(written) == asked["count"]:
-                break
-        one["written"].append(written)
-    said[file] = one
-json.dump(said, sys.stdout)
-"""
 
 
 def llama_cpp(files: list[Path], **asked: Any) -> dict[Path, Any]:
     """Tokens, logits and greedy texts by llama.cpp itself, in its own environment."""
-    python = ROOT / baseline_python(name="llama-cpp")
-    if not python.exists():
-        pytest.skip("needs build/llama-cpp-venv: python -m eval.baselines.install llama-cpp")
-    asked = {"texts": [], "ids": [], "prompts": [], "count": 0, "window": 512} | asked
-    done = subprocess.run(
-        [str(python), "-c", LLAMA_CPP],
-        input=json.dumps(asked | {"files": list(map(str, files))}),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return {Path(file): said for file, said in json.loads(done.stdout).items()}
+    said = {}
+    for file in files:
+        try:
+            told, values = ask_llama_cpp(file, asked)
+        except MissingError as error:
+            pytest.skip(str(error))
+        said[file] = told | {"logits": values}
+    return said
 
 
 def logits(folder: Path, ids: list[int], gguf: str | None = None) -> Any:

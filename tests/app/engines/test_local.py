@@ -93,7 +93,7 @@ def test_every_kind_of_adapter_writes_as_it_scores(tmp_path: Path, folder: Path,
                 weight.add_(torch.randn_like(weight) * 0.5)
     place = tmp_path / "adapter"
     place.mkdir()
-    save_adapter(model, place, method, like=folder, began={})
+    save_adapter(model, place, method, like=folder)
     adapted = opened(folder, adapter=place)
     prompt = adapted._tokenized(CORPUS[0])[:8]
     assert adapted.context_window == llm.context_window - (3 if more else 0)

@@ -13,11 +13,11 @@ from transformers import AutoTokenizer
 
 from adapt.recipe import Dapt, LearningRate, Method
 from adapt.serving_limits import refused_folder
-from adapt.training.methods import under_adapter
+from adapt.training.methods import load_model, under_adapter
 from adapt.training.train import train
 from eval.models.adapter_base import adapter_base
 from eval.models.language_models import load_parts, locate
-from retrieval.errors import UsageError
+from retrieval.errors import DamagedError, UsageError
 
 torch.set_num_threads(1)
 SETTINGS = Dapt(block=32, batch_tokens=128, micro_tokens=64, precision="fp32", lr=LearningRate(peak=1e-2))
@@ -117,6 +117,29 @@ def test_adalora_prunes_to_its_budget_and_spends_it_unevenly(
 def test_adalora_without_time_to_prune_is_refused(tmp_path: Path, base: Path, order: MadeOrder) -> None:
     with pytest.raises(UsageError, match="prunes between the first 3 and the last 3 of 6 steps"):
         run(tmp_path, base, order, Method(kind="adalora", r=2, begin=0.5, settle=0.45))
+
+
+@pytest.mark.slow
+def test_an_adapter_that_begins_as_the_error_of_4_bits_is_nearer_to_the_base_and_is_held_to_the_bit(
+    tmp_path: Path, base: Path, order: MadeOrder
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    whole, _, _ = load_parts(locate(str(base)), cache=tmp_path)
+    rows = [order.row(number).ids for number in range(8)]
+    apart = {}
+    for init in ("zero", "error"):
+        method = Method(kind="qlora", r=32, rslora=True, init=init, compute="fp32", ranks={"q_proj": 16})  # type: ignore[arg-type]
+        settings = SETTINGS.model_copy(update={"method": method})
+        model, _ = load_model(base, settings, precision="fp32", cache=tmp_path)
+        under = under_adapter(model, method, activation_checkpointing=False, rows=rows, folder=base)
+        apart[init] = float((logits(under) - logits(whole)).square().mean())
+    assert apart["error"] < 0.5 * apart["zero"]
+    seen: list[torch.Tensor] = []
+    result = run(tmp_path, base, order, method, watch=lambda trainer: seen.append(logits(trainer.model)))
+    again, _, _ = load_parts(locate(str(base), result.adapter), cache=tmp_path, precision="nf4")
+    assert torch.equal(logits(again), seen[0]) and refused_folder(result.adapter) == []
+    with pytest.raises(DamagedError, match="has no weights 'model.layers.0"):
+        under_adapter(model, method, activation_checkpointing=False, rows=rows, folder=tmp_path)
 
 
 @pytest.mark.slow
