@@ -35,6 +35,13 @@ Plan = Annotated[bool, typer.Option("--dry-run", help="Ask nothing: show what wo
 MaxTokens = Annotated[
     int | None, typer.Option("--max-tokens", metavar="N", min=8, help="Longest reply.", show_default=False)
 ]
+VerdictTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--verdict-tokens", metavar="N", min=1, help="Longest one-word reply; more for a model that thinks first.",
+        show_default="16",
+    ),
+]  # fmt: skip
 
 
 def given(**chosen: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from app.commands.data.modelling import (
     MaxTokens,
     Plan,
     Seed,
+    VerdictTokens,
     given,
     opened_writer,
     show_plan,
@@ -63,6 +64,7 @@ def command(
         typer.Option("--temperature", metavar="T", help="Of instructions.", show_default="0.7"),
     ] = None,
     max_tokens: MaxTokens = None,
+    verdict_tokens: VerdictTokens = None,
     patience: Annotated[
         int | None,
         typer.Option("--patience", metavar="N", min=1, help="Prompts in a row without an example that end it."),
@@ -95,6 +97,7 @@ def command(
             without=(*KEYWORDS, *without) if without else None,
             temperature=temperature,
             max_tokens=max_tokens,
+            verdict_tokens=verdict_tokens,
             patience=patience,
         )
     )
