@@ -108,7 +108,7 @@ def scored(
 ) -> Iterator[Example]:
     """The examples that are kept, in order, each with its score in `checks`; `yields` and `scores` fill meanwhile.
 
-    With a threshold, one whose verdict cannot be read is not kept and counts as "unreadable-verdict" (as "engine", where
+    With a threshold, one whose verdict cannot be read is not kept and counts as "unreadable-verdict" (as "engine" where
     none came); without, it is kept without a score and noted. Raises what the writer raises.
     """
     stage = yields.of(SCORES)
