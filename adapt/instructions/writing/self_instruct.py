@@ -138,7 +138,8 @@ class _Run:
         while len(self.kept) < wanted and (self.waiting or barren < self.settings.patience):
             if not self.waiting:
                 # No more than may be needed: on a CPU each prompt takes half a minute.
-                count = min(PROMPTS_A_ROUND, -(-(wanted - len(self.kept)) // self.settings.more))
+                needed = -(-(wanted - len(self.kept)) // self.settings.more)
+                count = min(PROMPTS_A_ROUND, needed, self.settings.patience - barren)
                 self.write_instructions(range(prompts, prompts + count))
                 prompts += count
                 barren += count

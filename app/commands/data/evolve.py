@@ -94,4 +94,4 @@ def command(
     ):
         made = evolve(found, writer, settings, yields, progress)
         report = finish(out, made, yields, writer, source=examples, settings=asdict(settings))
-    show_report(run, report, out)
+    show_report(run, report, yields, out)

@@ -93,4 +93,4 @@ def command(
         run.terminal.line()
     stage = report["yields"][SCORES]
     unscored = {**stage["rejected"], **stage["noted"]}.keys() & {"unreadable-verdict", "engine"}
-    show_report(run, report, out, complete=not unscored)
+    show_report(run, report, yields, out, complete=not unscored)

@@ -125,8 +125,8 @@ def command(
         }
         show_plan(run, plan, first_prompt(tasks, settings))
         return
-    if not as_json and len(examples) < settings.count:
+    if not as_json and 0 < len(examples) < settings.count:
         run.terminal.note(
             f"{len(examples):,} of {settings.count:,} examples: {settings.patience} prompts in a row gave none"
         )
-    show_report(run, report, out, complete=len(examples) == settings.count and not into.left_out.total)
+    show_report(run, report, yields, out, complete=len(examples) == settings.count and not into.left_out.total)
