@@ -60,7 +60,12 @@ def test_questions_about_a_folder_are_written_checked_and_told(fathom: Fathom, s
     told = json.loads(
         fathom("data", "write", str(shelf), "--out", str(out), "--replace", "--json", "--count", "1", code=3).stdout
     )
-    assert told["kept"] == 1 and told["remembered"] == 1 and told["by"] == "scripted" and told["written"] == str(out)
+    assert (
+        told["kept"] == 1
+        and told["requests"] == {"asked": 0, "reused": 1}
+        and told["by"] == "scripted"
+        and told["written"] == str(out)
+    )
     made = fathom("data", "questions", str(out), "--out", str(tmp_path / "e.jsonl"), "--unanswerable", "0")
     assert "1 examples of 1 rows" in made.stderr
 

@@ -101,7 +101,7 @@ class Rejected:
 
 @dataclass
 class PairChecks:
-    """Looks at pairs in their order; the first of several alike is kept. `documents` are those of the collection, by name."""
+    """Looks at pairs in their order; the first of several alike is kept. `documents` are the collection's, by name."""
 
     collection: "Collection"
     embedder: "Embedder"

@@ -72,9 +72,6 @@ def command(
             "--at-once", metavar="N", min=1, help="Requests under way together.", show_default="1, of a server 16"
         ),
     ] = None,
-    ask_again: Annotated[
-        bool, typer.Option("--ask-again", help="Ask anew what was asked before, as of a model that was trained since.")
-    ] = False,
     replace: Replace = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Ask nothing: show how much would be asked, and the first prompt.")
@@ -109,8 +106,7 @@ def command(
                 together = at_once or min(MOST_AT_ONCE, int(getattr(llm, "concurrency", 1)))
                 report = make_question_set(
                     out, gathered, found, EngineWriter(llm, concurrency=together), writing=writing, limits=limits,
-                    embedder=load(), cache=run.settings.cache / "pairs", indexes=run.settings.cache / "questions",
-                    ask_again=ask_again, progress=progress,
+                    embedder=load(), indexes=run.settings.cache / "questions", progress=progress,
                 )  # fmt: skip
     if dry_run:
         _tell_plan(run, gathered, found.passages, found.skipped, writing, first_prompt(found, writing))
@@ -183,7 +179,8 @@ def _tell(run: Run, gathered: "Gathered", report: Mapping[str, Any], out: Path) 
         run.terminal.table(("rejected", "count", "such as"), rows, right=(1,))
     ranks = ", ".join(f"{number:,} at rank {rank}" for rank, number in report["ranks"].items())
     run.terminal.note(f"their passage is found: {ranks}", style="dim")
-    known = f" ({report['remembered']:,} of them had been written about before)" if report["remembered"] else ""
+    reused = report["requests"]["reused"]
+    known = f" ({count(reused, 'reply', 'replies')} of an earlier run)" if reused else ""
     run.terminal.done(
         f"{report['kept']:,} of {report['candidates']:,} questions about {report['asked']:,} passages{known} are good, "
         f"in {out}"

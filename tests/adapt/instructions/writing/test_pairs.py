@@ -55,14 +55,13 @@ def made(
     gathered: Gathered | None = None,
     *,
     limits: PairLimits | None = None,
-    ask_again: bool = False,
     **writing: Any,
 ) -> Mapping[str, Any]:
     gathered, settings, embedder = gathered or garden(), PairWriting(**writing), HashingEmbedder(512)
     found = drawn(gathered, settings, embedder, lambda *_: None)
     return make_question_set(
         folder, gathered, found, writer, writing=settings, limits=limits or PairLimits(), embedder=embedder,
-        cache=folder.parent / "pairs", indexes=folder.parent / "indexes", ask_again=ask_again,
+        indexes=folder.parent / "indexes",
     )  # fmt: skip
 
 
@@ -99,13 +98,12 @@ def test_a_stopped_run_goes_on_and_asks_nothing_twice(tmp_path: Path) -> None:
     assert not (tmp_path / "set").exists()
     again = ScriptedWriter(honest)
     report = made(tmp_path / "set", again)
-    assert len(again.asked) == 6 and report["remembered"] == 4 and report["kept"] == 10
+    assert len(again.asked) == 6 and report["requests"] == {"asked": 6, "reused": 4} and report["kept"] == 10
     # Other limits are other checks of the same replies; another seed is another request, as is another model.
     same = ScriptedWriter(honest)
     assert made(tmp_path / "set", same, limits=PairLimits(top=1))["asked"] == 10 and not same.asked
-    assert made(tmp_path / "set", same, seed=1)["remembered"] == 0
-    assert made(tmp_path / "set", same, ask_again=True)["remembered"] == 0
-    assert made(tmp_path / "set", ScriptedWriter(honest, name="other"))["remembered"] == 0
+    assert made(tmp_path / "set", same, seed=1)["requests"]["reused"] == 0
+    assert made(tmp_path / "set", ScriptedWriter(honest, name="other"))["requests"]["reused"] == 0
 
 
 def test_a_request_that_failed_is_counted_and_asked_again_next_time(tmp_path: Path) -> None:
@@ -190,14 +188,13 @@ def test_more_pairs_than_were_asked_for_are_left_out(tmp_path: Path) -> None:
     assert report["kept"] == 10 and report["rejected"]["more than were asked for"]["count"] == 10
 
 
-def test_two_runs_with_one_model_do_not_write_at_once(tmp_path: Path) -> None:
+def test_two_runs_do_not_write_one_folder_at_once(tmp_path: Path) -> None:
     def meanwhile(asked: str) -> str:
         with pytest.raises(BusyError):
-            made(tmp_path / "other", ScriptedWriter(honest))
+            made(tmp_path / "set", ScriptedWriter(honest))
         return honest(asked)
 
-    made(tmp_path / "set", ScriptedWriter(meanwhile), count=1)
-    assert not (tmp_path / "other").exists()
+    assert made(tmp_path / "set", ScriptedWriter(meanwhile), count=1)["kept"] == 1
 
 
 def test_documents_of_every_kind_are_gathered_under_names_of_their_own(tmp_path: Path) -> None:
