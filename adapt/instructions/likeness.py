@@ -151,3 +151,10 @@ def _in_turn(vectors: np.ndarray, wanted: int, progress: Progress) -> list[int]:
         taken += turn[: wanted - len(taken)]
         rank += 1
     return taken
+
+
+def coverage(vectors: np.ndarray, drawn: Sequence[int]) -> tuple[float, float]:
+    """Cosine of every vector and the nearest one drawn: (mean, least). 1 is all covered."""
+    chosen = vectors[list(drawn)]
+    nearest = [float((chosen @ vector).max()) for vector in vectors]
+    return float(np.mean(nearest)), min(nearest)

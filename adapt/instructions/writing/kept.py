@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import get_args
 
 from adapt.instructions.writing.writer import Finish, Wanted, Writer, Written
+from eval.data.samples import RECORDS
 from eval.data.texts import storable
 from eval.runs.parts import PartFolder, Record
 from retrieval.errors import FathomError
@@ -32,8 +33,11 @@ class KeptWriter:
     again. `asked` counts the requests that went to the engine, `reused` those that did not.
     """
 
-    def __init__(self, writer: Writer, folder: Path) -> None:
-        """Raises BusyError where another process writes there, DamagedError for a file that is not ours."""
+    def __init__(self, writer: Writer, folder: Path, *, forget: bool = False) -> None:
+        """`forget` asks everything anew, as of a model that was trained since and has the same name.
+
+        Raises BusyError where another process writes there, DamagedError for a file that is not ours.
+        """
         self._writer = writer
         self.asked = self.reused = 0
         try:
@@ -44,6 +48,8 @@ class KeptWriter:
                 f"'{shown(str(folder))}' cannot be written ({error.strerror or error}); name another place"
             ) from error
         try:
+            if forget:
+                (folder / RECORDS).unlink(missing_ok=True)
             self._folder = PartFolder(folder)
             self._known = self._folder.done()
         except BaseException:
@@ -88,15 +94,16 @@ class KeptWriter:
         return [fresh[key] if key in fresh else _text_of(self._known[key]) for key in keys]
 
     def _keep(self, key: str, text: Written) -> None:
+        error = {"failed": storable(text.error) or "failed", "stopped": "stopped"}.get(text.finish)
         record: Record = {
             "id": key,
             "text": storable(text.text),
             "finish": text.finish,
             "tokens": text.tokens,
-            "error": (storable(text.error) or "failed") if text.finish == "failed" else None,
+            "error": error,
         }
         self._folder.append(record)
-        if record["error"] is None and text.finish != "stopped":
+        if error is None:
             self._known[key] = record
 
     def _key(self, wanted: Wanted) -> str:

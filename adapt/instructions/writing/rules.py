@@ -87,7 +87,7 @@ _STOP_WORDS = frozenset(
 def instruction_fault(
     text: str, language: Language, without: tuple[str, ...] = KEYWORDS, *, any_length: bool = False
 ) -> tuple[str, str] | None:
-    """(key of `REASONS`, what decided) of the first rule an instruction breaks, or None. `any_length`: it may be long."""
+    """(key of `REASONS`, what decided) of the first rule an instruction breaks, or None. `any_length`: long is fine."""
     if not text.strip():
         return "empty", ""
     if not _WORD_OR_SIGN.match(text.strip()):

@@ -97,9 +97,16 @@ class Scoring:
 
 
 def scored(
-    examples: Iterable[Example], writer: Writer, settings: Scoring, yields: Yields, progress: Progress, *, total: int
+    examples: Iterable[Example],
+    writer: Writer,
+    settings: Scoring,
+    yields: Yields,
+    progress: Progress,
+    *,
+    total: int,
+    scores: list[float],
 ) -> Iterator[Example]:
-    """The examples that are kept, in order, each with its score in `checks`; `yields` fills meanwhile.
+    """The examples that are kept, in order, each with its score in `checks`; `yields` and `scores` fill meanwhile.
 
     With a threshold, one whose verdict cannot be read is not kept and counts as "unreadable-verdict"; without, it is
     kept without a score and noted. Raises what the writer raises.
@@ -118,6 +125,7 @@ def scored(
                 stage.note("unreadable-verdict", question, why)
                 checks = {key: value for key, value in example.checks.items() if key not in (CHECK, f"{CHECK}_by")}
             else:
+                scores.append(score)
                 checks = {**example.checks, CHECK: score, f"{CHECK}_by": name}
                 if settings.least is not None and score < settings.least:
                     stage.reject("score", question, f"{score:g}: {why}")

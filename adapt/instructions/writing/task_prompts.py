@@ -150,7 +150,7 @@ def read_new_tasks(reply: str) -> list[str]:
     text = _THINKING.sub("", reply)
     begins = list(_NUMBERED.finditer(text))
     ends = [match.start() for match in begins[1:]] + [len(text)]
-    found = [text[match.end() : end].strip().strip("*").strip() for match, end in zip(begins, ends, strict=True)]
+    found = [text[match.end() : end].strip().strip("*").strip() for match, end in zip(begins, ends, strict=False)]
     return [entry for entry in found if entry]
 
 
@@ -192,7 +192,7 @@ def read_instances(reply: str, classification: bool) -> list[tuple[str, str]]:
     text = _THINKING.sub("", reply)
     marks = list(_MARK.finditer(text))
     ends = [match.start() for match in marks[1:]] + [len(text)]
-    parts = [(str(match.lastgroup), text[match.end() : end].strip()) for match, end in zip(marks, ends, strict=True)]
+    parts = [(str(match.lastgroup), text[match.end() : end].strip()) for match, end in zip(marks, ends, strict=False)]
     if classification:
         pairs = zip(parts, parts[1:], strict=False)
         return [(two[1], one[1]) for one, two in pairs if one[0] == "label" and two[0] == "input"]

@@ -2,13 +2,29 @@
 
 import typer
 
-from app.commands.data import card, check, importing, questions, reviewing, rows, write
+from app.commands.data import (
+    card,
+    check,
+    evolve,
+    importing,
+    questions,
+    reviewing,
+    rows,
+    sample,
+    score,
+    self_instruct,
+    write,
+)
 
 app = typer.Typer(help="Chat examples to tune on: make, check, describe, review.", no_args_is_help=True)
 app.command("import")(importing.command)
 app.command("rows")(rows.command)
 app.command("write")(write.command)
 app.command("questions")(questions.command)
+app.command("self-instruct")(self_instruct.command)
+app.command("evolve")(evolve.command)
+app.command("score")(score.command)
+app.command("sample")(sample.command)
 app.command("check")(check.command)
 app.command("review")(reviewing.review)
 app.command("reviewed")(reviewing.reviewed)
