@@ -155,7 +155,7 @@ class PairChecks:
         unknown = [*sorted(numbers(question) - numbers(known)), *unknown_names(question, [hit])]
         if unknown:
             document = self.documents[hit.source.uri].text
-            unknown = [one for one in unknown if one not in document]
+            unknown = [one for one in unknown if _named(one) not in document]
         return Rejected(INVENTED, f"'{unknown[0]}' of '{question}'") if unknown else None
 
     def _rank(self, question: str, hit: Hit, start: int, end: int) -> int | None:
@@ -227,6 +227,12 @@ def _answer_fault(pair: Pair, language: Language, limits: PairLimits) -> Rejecte
     if contains(pair.question, pair.answer, language):
         return Rejected(ANSWER_NAMED, f"'{pair.question}' holds '{pair.answer}'")
     return None
+
+
+def _named(name: str) -> str:
+    """Without the "Which" or "Who" that begins the question, and the name with it ("Which NASA mission …")."""
+    first, _, rest = name.partition(" ")
+    return rest if rest and first.casefold() in _ASKING else name
 
 
 def _copied(question: str, hit: Hit) -> Rejected | None:

@@ -54,6 +54,7 @@ def passage(name: str) -> Hit:
         ("fern", "What does the fern described by Linnaeus cost in most gardens?", "$5", "$5"),
         ("fern", "In which year was the royal fern described by Linnaeus?", "“1753”.", "1753"),
         ("oak", "Which birds bury the acorns of Quercus all over the forest?", "jays", "Jays"),
+        ("oak", "Which Quercus parts do jays forget many of?", "acorns", "acorns"),
         ("tea", "冲泡龙井时水温应该在多少度左右？", "八十度", "八十度"),
         ("tea", "龙井绿茶产于什么地方附近的山坡？", "浙江省杭州市西湖", "浙江省杭州市西湖"),
     ],
