@@ -87,12 +87,23 @@ def test_neither_place_nor_number_of_passages_tells_which_is_the_gold_one(tmp_pa
 
 
 def test_a_refusal_is_not_learnt_from_passages_that_have_the_answer(tmp_path: Path) -> None:
-    plants = [CorpusDocument(f"d{n}", "", f"The {plant} is five metres high.") for n, plant in enumerate(PLANTS)]
-    gold = [Question(f"q{n}", f"How high is the {plant}?", ("five metres",), documents=(f"d{n}",))
-            for n, plant in enumerate(PLANTS)]  # fmt: skip
-    found = QuestionSet("same", "questions", tuple(gold), tuple(plants), {})
-    examples, _ = made(found, Making(distractors=3, unanswerable=0.9), tmp_path)
-    assert len(examples) == 10 and not any(example.labels["unanswerable"] for example in examples)
+    heights = ["five" if n % 3 else "nine" for n in range(len(PLANTS))]
+    texts = [f"The {plant} is {high} metres high." for plant, high in zip(PLANTS, heights, strict=True)]
+    gold = [
+        Question(f"q{n}", f"How high is the {plant}?", (f"{heights[n]} metres",), documents=(f"d{n}",))
+        for n, plant in enumerate(PLANTS)
+    ]
+    plants = tuple(CorpusDocument(f"d{n}", "", text) for n, text in enumerate(texts))
+    examples, _ = made(
+        QuestionSet("same", "questions", tuple(gold), plants, {}), Making(distractors=5, unanswerable=0.9), tmp_path
+    )
+    refused = [example for example in examples if example.labels["unanswerable"]]
+    assert len(refused) >= 5
+    for example in refused:
+        assert f"{heights[int(str(example.labels['group'])[1:])]} metres" not in example.messages[-2].content
+    none = QuestionSet("alone", "questions", (gold[1], gold[2]), (plants[1], plants[2]), {})
+    examples, _ = made(none, Making(distractors=5, unanswerable=0.9), tmp_path)
+    assert [example.labels["unanswerable"] for example in examples] == [False, False]
 
 
 def test_without_the_gold_passage_the_answer_is_that_there_is_none(tmp_path: Path) -> None:
