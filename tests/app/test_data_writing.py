@@ -101,6 +101,7 @@ def test_a_model_that_writes_nothing_of_use_leaves_a_report_and_a_sentence(
     engine(lambda last: "\x1b[31m...\x00")
     out = tmp_path / "new.jsonl"
     said = fathom("data", "self-instruct", str(seeds), "--out", str(out), "--patience", "3", code=1)
+    assert "instructions\t3\t3\t0\t0%" in said.stdout and "unreadable\t3" in said.stdout
     assert "no example is left" in said.stderr and "not in the form that was asked for" in said.stderr
     assert not out.exists() and json.loads((tmp_path / "new.yield.json").read_text())["examples"] == 0
     assert "\x1b" not in said.output

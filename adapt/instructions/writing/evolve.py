@@ -24,7 +24,7 @@ from adapt.instructions.writing.evolving_prompts import (
 from adapt.instructions.writing.pool import Pool
 from adapt.instructions.writing.rules import answer_fault, instruction_fault, same
 from adapt.instructions.writing.tasks import Task, task_of
-from adapt.instructions.writing.writer import Wanted, Writer, Written
+from adapt.instructions.writing.writer import VERDICT_TOKENS, Wanted, Writer, Written
 from adapt.instructions.writing.yields import Stage, Yields
 from eval.data.texts import storable
 from eval.figures.answer_metrics import rouge_l
@@ -35,7 +35,6 @@ from retrieval.prompts import Message as Said
 EVOLVED, GAINS, ANSWERS = "evolved", "gains", "answers"
 UNCHANGED = 0.95
 """ROUGE-L from which on an evolved instruction is its parent again, so that no verdict is needed."""
-_VERDICT_TOKENS = 8
 _RETRY_TEMPERATURE = 0.7
 _LONGEST_INSTRUCTION = 6_000
 
@@ -54,6 +53,8 @@ class Evolving:
     """For instructions; answers are written at `answer_temperature`, verdicts at 0."""
     answer_temperature: float = 0.0
     max_tokens: int = 1_024
+    verdict_tokens: int = VERDICT_TOKENS
+    """Longest verdict on whether anything was gained."""
 
     def __post_init__(self) -> None:
         if self.rounds < 1:
@@ -64,8 +65,8 @@ class Evolving:
         for name in ("temperature", "answer_temperature"):
             if not 0 <= getattr(self, name) <= 2:
                 raise UsageError(f"{name} is {getattr(self, name):g}; give a number from 0 to 2")
-        if self.max_tokens < 16:
-            raise UsageError(f"max_tokens is {self.max_tokens}; an answer needs at least 16")
+        if self.max_tokens < 16 or self.verdict_tokens < 1:
+            raise UsageError("max_tokens is a number from 16, and verdict_tokens one from 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +202,7 @@ class _Run:
         """Those that the model does not hold equal to their parents. An unreadable verdict is asked for once more."""
         stage = self.yields.of(GAINS)
         verdicts: dict[int, bool | None] = {}
+        errors: dict[int, str] = {}
         for attempt in range(2):
             open_ = [place for place in range(len(steps)) if verdicts.get(place) is None]
             prompts = [
@@ -212,18 +214,18 @@ class _Run:
                         again=attempt > 0,
                     ),
                     _RETRY_TEMPERATURE if attempt else 0.0,
-                    _VERDICT_TOKENS,
+                    self.settings.verdict_tokens,
                     self.settings.seed + attempt,
                 )
                 for place in open_
             ]
             for place, reply in zip(open_, self.written(prompts, stage), strict=True):
-                verdicts[place] = read_equality(reply.text)
+                verdicts[place], errors[place] = read_equality(reply.text), reply.error
         kept = []
         for place, step in enumerate(steps):
             stage.candidates += 1
             if verdicts[place] is None:
-                stage.reject("unreadable-verdict", step.text)
+                stage.reject("engine" if errors[place] else "unreadable-verdict", step.text, errors[place])
             elif verdicts[place]:
                 stage.reject("no-gain", step.text, f"equal to: {step.line.task.instruction}")
             else:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from adapt.instructions.example import Example, write_examples
-from adapt.instructions.writing.kept import KeptWriter
+from adapt.instructions.writing.kept import KeptWriter, kept_beside
 from adapt.instructions.writing.rules import REASONS
 from adapt.instructions.writing.yields import Yields, write_report, yields_beside
 from eval.runs.run_folder import now
@@ -23,9 +23,9 @@ def finish(
     settings: Mapping[str, Any],
     more: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write both, and return the report. Where there is no example, the report alone.
+    """Write both, and return the report; where there is no example, the report alone.
 
-    Raises FathomError for that, and where they cannot be written.
+    Raises FathomError where they cannot be written.
     """
     report: dict[str, Any] = {
         "made": now(),
@@ -42,19 +42,18 @@ def finish(
         write_examples(out, examples)
         report["sha256"] = file_hash(out)
     write_report(out, report)
-    if not examples:
-        raise FathomError(
-            f"no example is left: {_lost(yields)}; all reasons are in {yields_beside(out)}, and what the model wrote "
-            "lies beside it"
-        )
     return report
 
 
-def _lost(yields: Yields) -> str:
-    """What was lost where, in short."""
+def nothing_left(yields: Yields, out: Path) -> FathomError:
+    """The error that says why there is no example: the most frequent reason of each step."""
     lost = [
         f"{count:,} of {stage.candidates:,} {name}, since each {REASONS.get(reason, reason)}"
         for name, stage in yields.stages.items()
         for reason, count in stage.rejected.counts.most_common(1)
     ]
-    return "; ".join(lost) or "nothing was there to begin with"
+    why = "; ".join(lost) or "nothing was there to begin with"
+    return FathomError(
+        f"no example is left: {why}; all reasons are in {yields_beside(out)}, and what the model wrote lies in "
+        f"{kept_beside(out)}"
+    )

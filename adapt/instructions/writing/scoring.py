@@ -108,21 +108,21 @@ def scored(
 ) -> Iterator[Example]:
     """The examples that are kept, in order, each with its score in `checks`; `yields` and `scores` fill meanwhile.
 
-    With a threshold, one whose verdict cannot be read is not kept and counts as "unreadable-verdict"; without, it is
-    kept without a score and noted. Raises what the writer raises.
+    With a threshold, one whose verdict cannot be read is not kept and counts as "unreadable-verdict" (as "engine" where
+    none came); without, it is kept without a score and noted. Raises what the writer raises.
     """
     stage = yields.of(SCORES)
     waiting = iter(examples)
     name = writer.name
     while batch := list(islice(waiting, max(writer.at_once, 1))):
-        for example, (score, why) in zip(batch, _verdicts(batch, writer, settings, yields), strict=True):
+        for example, (score, why, reason) in zip(batch, _verdicts(batch, writer, settings, yields), strict=True):
             stage.candidates += 1
             question = example.messages[-2].content
             if score is None:
                 if settings.least is not None:
-                    stage.reject("unreadable-verdict", question, why)
+                    stage.reject(reason, question, why)
                     continue
-                stage.note("unreadable-verdict", question, why)
+                stage.note(reason, question, why)
                 checks = {key: value for key, value in example.checks.items() if key not in (CHECK, f"{CHECK}_by")}
             else:
                 scores.append(score)
@@ -181,12 +181,12 @@ def scoring_hash() -> str:
 
 def _verdicts(
     batch: Sequence[Example], writer: Writer, settings: Scoring, yields: Yields
-) -> list[tuple[float | None, str]]:
-    """For each example its score, or None and the last reply."""
+) -> list[tuple[float | None, str, str]]:
+    """For each example its score, why, and what to call it where there is none: then `why` is the last reply."""
     stage = yields.of(SCORES)
-    found: list[tuple[float | None, str]] = [(None, "") for _ in batch]
+    found: list[tuple[float | None, str, str]] = [(None, "", "") for _ in batch]
     for attempt in range(settings.retries + 1):
-        places = [place for place, (score, _) in enumerate(found) if score is None]
+        places = [place for place, (score, *_) in enumerate(found) if score is None]
         wanted = [
             Wanted(
                 score_messages(batch[place], again=attempt > 0),
@@ -201,7 +201,8 @@ def _verdicts(
         stage.tokens += sum(reply.tokens for reply in replies)
         for place, reply in zip(places, replies, strict=True):
             score, why = read_score(reply.text)
-            found[place] = (score, why if score is not None else reply.error or reply.text)
+            reason = "engine" if reply.finish == "failed" else "unreadable-verdict"
+            found[place] = (score, why if score is not None else reply.error or reply.text, reason)
     return found
 
 

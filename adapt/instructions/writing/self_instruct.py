@@ -24,7 +24,7 @@ from adapt.instructions.writing.task_prompts import (
     read_new_tasks,
 )
 from adapt.instructions.writing.tasks import LEAST_SEEDS, Task
-from adapt.instructions.writing.writer import Wanted, Writer, Written
+from adapt.instructions.writing.writer import VERDICT_TOKENS, Wanted, Writer, Written
 from adapt.instructions.writing.yields import Stage, Yields
 from eval.data.texts import storable
 from eval.runs.parts import Progress
@@ -36,7 +36,6 @@ PROMPTS_A_ROUND = 8
 """Prompts for instructions that are sent before their results count as shown. No setting: what is drawn hangs on it."""
 DEMONSTRATIONS = 3
 _LONGEST_DEMONSTRATION = 800
-_KIND_TOKENS = 8
 
 
 @dataclass(frozen=True)
@@ -63,11 +62,20 @@ class SelfInstruct:
     """For instructions; kinds and instances are written at 0."""
     max_tokens: int = 1_024
     """Longest reply."""
+    verdict_tokens: int = VERDICT_TOKENS
+    """Longest reply to whether a task is a classification."""
     patience: int = 25
     """Prompts for instructions in a row that give no example, after which the run ends with what there is."""
 
     def __post_init__(self) -> None:
-        for name, least in (("count", 1), ("of_people", 1), ("of_model", 0), ("more", 1), ("patience", 1)):
+        for name, least in (
+            ("count", 1),
+            ("of_people", 1),
+            ("of_model", 0),
+            ("more", 1),
+            ("verdict_tokens", 1),
+            ("patience", 1),
+        ):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} is a number from {least}; {getattr(self, name)} was given")
         if not 0 < self.near <= 1:
@@ -130,7 +138,8 @@ class _Run:
         while len(self.kept) < wanted and (self.waiting or barren < self.settings.patience):
             if not self.waiting:
                 # No more than may be needed: on a CPU each prompt takes half a minute.
-                count = min(PROMPTS_A_ROUND, -(-(wanted - len(self.kept)) // self.settings.more))
+                needed = -(-(wanted - len(self.kept)) // self.settings.more)
+                count = min(PROMPTS_A_ROUND, needed, self.settings.patience - barren)
                 self.write_instructions(range(prompts, prompts + count))
                 prompts += count
                 barren += count
@@ -212,7 +221,7 @@ class _Run:
     def kinds(self, batch: Sequence[_Instruction]) -> list[bool]:
         """Whether each is a classification. What cannot be read is taken for none, as most tasks are, and noted."""
         stage = self.yields.of(KINDS)
-        prompts = [Wanted(kind_messages(one.text, one.language), 0.0, _KIND_TOKENS) for one in batch]
+        prompts = [Wanted(kind_messages(one.text, one.language), 0.0, self.settings.verdict_tokens) for one in batch]
         found = []
         for one, reply in zip(batch, _written(self.writer, prompts, stage), strict=True):
             stage.candidates += 1

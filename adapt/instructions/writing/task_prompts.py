@@ -126,6 +126,7 @@ _MARK = re.compile(
 )
 _NONE = re.compile(r"[\s(（\[<\"“]*(?:none|n/?a|no input|无|没有|无输入|不需要)[\s)）\].>。\"”]*", re.IGNORECASE)
 _YES_NO = re.compile(r"[\s\"'“*]*(yes|no|是|否|不是)(?![a-z])", re.IGNORECASE)
+_BLANK_LINE = re.compile(r"\n[ \t]*\n")
 _THINKING = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 
 
@@ -146,11 +147,12 @@ def new_tasks_messages(shown: Sequence[str], more: int, language: Language, abou
 
 
 def read_new_tasks(reply: str) -> list[str]:
-    """The numbered entries of a reply, in order; what stands before the first is none."""
+    """The numbered entries of a reply, in order, each up to a blank line: what else stands there is chatter."""
     text = _THINKING.sub("", reply)
     begins = list(_NUMBERED.finditer(text))
     ends = [match.start() for match in begins[1:]] + [len(text)]
-    found = [text[match.end() : end].strip().strip("*").strip() for match, end in zip(begins, ends, strict=False)]
+    entries = [text[match.end() : end].strip() for match, end in zip(begins, ends, strict=False)]
+    found = [_BLANK_LINE.split(entry, maxsplit=1)[0].strip("* ") for entry in entries]
     return [entry for entry in found if entry]
 
 

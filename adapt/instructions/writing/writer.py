@@ -24,6 +24,8 @@ _FINISHES: Mapping[str, Finish] = {
 }
 GIVE_UP_AFTER = 5
 """Requests in a row that an engine fails before it is held to be dead: one prompt may be too long, five hardly are."""
+VERDICT_TOKENS = 16
+"""Longest reply where one word is asked for. A model that thinks aloud first needs more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from app.commands.data.modelling import (
     MaxTokens,
     Plan,
     Seed,
+    VerdictTokens,
     given,
     opened_writer,
     show_plan,
@@ -45,6 +46,7 @@ def command(
         float | None, typer.Option("--temperature", metavar="T", help="Of instructions.", show_default="0.7")
     ] = None,
     max_tokens: MaxTokens = None,
+    verdict_tokens: VerdictTokens = None,
     seed: Seed = None,
     at_once: AtOnce = None,
     ask_again: AskAgain = False,
@@ -63,7 +65,9 @@ def command(
     from app.build import engine_settings
 
     run = begin(workspace, as_json)
-    chosen = given(rounds=rounds, seed=seed, temperature=temperature, max_tokens=max_tokens)
+    chosen = given(
+        rounds=rounds, seed=seed, temperature=temperature, max_tokens=max_tokens, verdict_tokens=verdict_tokens
+    )
     settings = Evolving(**chosen, **({"steps": tuple(dict.fromkeys(steps))} if steps else {}))  # type: ignore[arg-type]
     require_new(out, replace=replace, sources=(examples,))
     engine_settings(run.settings, engine)  # a wrong word is told before anything is read
@@ -90,4 +94,4 @@ def command(
     ):
         made = evolve(found, writer, settings, yields, progress)
         report = finish(out, made, yields, writer, source=examples, settings=asdict(settings))
-    show_report(run, report, out)
+    show_report(run, report, yields, out)

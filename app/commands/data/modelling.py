@@ -13,6 +13,7 @@ from app.failures import DONE_WITH_ERRORS
 if TYPE_CHECKING:
     from adapt.instructions.writing.kept import KeptWriter
     from adapt.instructions.writing.writer import Wanted
+    from adapt.instructions.writing.yields import Yields
 
 MOST_AT_ONCE = 16
 """Requests to a server under way together where nobody says otherwise."""
@@ -35,6 +36,13 @@ Plan = Annotated[bool, typer.Option("--dry-run", help="Ask nothing: show what wo
 MaxTokens = Annotated[
     int | None, typer.Option("--max-tokens", metavar="N", min=8, help="Longest reply.", show_default=False)
 ]
+VerdictTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--verdict-tokens", metavar="N", min=1, help="Longest one-word reply; more for a model that thinks first.",
+        show_default="16",
+    ),
+]  # fmt: skip
 
 
 def given(**chosen: Any) -> dict[str, Any]:
@@ -76,13 +84,17 @@ def show_plan(run: Run, plan: Mapping[str, Any], first: "Wanted") -> None:
         run.terminal.line(message.text)
 
 
-def show_report(run: Run, report: Mapping[str, Any], out: Path, *, complete: bool = True) -> None:
-    """The yields and the reasons, and the end: with 3 where less came of it than was wanted, or a row did not fit."""
+def show_report(run: Run, report: Mapping[str, Any], yields: "Yields", out: Path, *, complete: bool = True) -> None:
+    """The yields and the reasons, and the end: with 3 where less came of it than was wanted, or a row did not fit.
+
+    Raises FathomError where nothing came of it.
+    """
+    from adapt.instructions.writing.finishing import nothing_left
     from adapt.instructions.writing.rules import REASONS
     from adapt.instructions.writing.yields import yields_beside
 
     if run.terminal.as_json:
-        run.terminal.json({**report, "written": str(out)})
+        run.terminal.json({**report, "written": str(out) if report["examples"] else None})
     else:
         stages = [
             [name, f"{stage['requests']:,}", f"{stage['candidates']:,}", f"{stage['kept']:,}", _share(stage["yield"])]
@@ -103,7 +115,10 @@ def show_report(run: Run, report: Mapping[str, Any], out: Path, *, complete: boo
         asked = report["requests"]
         again = f", {asked['reused']:,} known from before" if asked["reused"] else ""
         run.terminal.note(f"{asked['asked']:,} requests{again}; report: {yields_beside(out)}", style="dim")
-        run.terminal.done(f"{report['examples']:,} examples in {out}")
+        if report["examples"]:
+            run.terminal.done(f"{report['examples']:,} examples in {out}")
+    if not report["examples"]:
+        raise nothing_left(yields, out)
     if not complete:
         raise typer.Exit(DONE_WITH_ERRORS)
 

@@ -10,6 +10,7 @@ from app.commands.data.modelling import (
     AskAgain,
     AtOnce,
     Engine,
+    MaxTokens,
     Plan,
     Seed,
     given,
@@ -37,6 +38,7 @@ def command(
         int | None,
         typer.Option("--retries", metavar="N", min=0, help="Tries after an unreadable reply.", show_default="2"),
     ] = None,
+    max_tokens: MaxTokens = None,
     seed: Seed = None,
     at_once: AtOnce = None,
     ask_again: AskAgain = False,
@@ -63,7 +65,7 @@ def command(
     run = begin(workspace, as_json)
     if keep_all and least is not None:
         raise UsageError("--keep-all drops nothing, and --least says what to drop; leave one out")
-    settings = Scoring(**given(least=least, retries=retries, seed=seed))
+    settings = Scoring(**given(least=least, retries=retries, max_tokens=max_tokens, seed=seed))
     if keep_all:
         settings = changed(settings, least=None)
     require_new(out, replace=replace, sources=(examples,))
@@ -90,5 +92,5 @@ def command(
         )
         run.terminal.line()
     stage = report["yields"][SCORES]
-    unreadable = {**stage["rejected"], **stage["noted"]}.get("unreadable-verdict")
-    show_report(run, report, out, complete=unreadable is None)
+    unscored = {**stage["rejected"], **stage["noted"]}.keys() & {"unreadable-verdict", "engine"}
+    show_report(run, report, yields, out, complete=not unscored)

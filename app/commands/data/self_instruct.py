@@ -13,6 +13,7 @@ from app.commands.data.modelling import (
     MaxTokens,
     Plan,
     Seed,
+    VerdictTokens,
     given,
     opened_writer,
     show_plan,
@@ -63,6 +64,7 @@ def command(
         typer.Option("--temperature", metavar="T", help="Of instructions.", show_default="0.7"),
     ] = None,
     max_tokens: MaxTokens = None,
+    verdict_tokens: VerdictTokens = None,
     patience: Annotated[
         int | None,
         typer.Option("--patience", metavar="N", min=1, help="Prompts in a row without an example that end it."),
@@ -95,6 +97,7 @@ def command(
             without=(*KEYWORDS, *without) if without else None,
             temperature=temperature,
             max_tokens=max_tokens,
+            verdict_tokens=verdict_tokens,
             patience=patience,
         )
     )
@@ -122,8 +125,8 @@ def command(
         }
         show_plan(run, plan, first_prompt(tasks, settings))
         return
-    if not as_json and len(examples) < settings.count:
+    if not as_json and 0 < len(examples) < settings.count:
         run.terminal.note(
             f"{len(examples):,} of {settings.count:,} examples: {settings.patience} prompts in a row gave none"
         )
-    show_report(run, report, out, complete=len(examples) == settings.count and not into.left_out.total)
+    show_report(run, report, yields, out, complete=len(examples) == settings.count and not into.left_out.total)

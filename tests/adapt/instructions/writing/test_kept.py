@@ -45,7 +45,9 @@ def test_what_failed_or_was_stopped_is_asked_again(tmp_path: Path) -> None:
     replies: list[str | Written] = [Written("", "failed", 0, "too long"), Written("ha", "stopped"), "x\ud800y"]
     with KeptWriter(ScriptedChat(replies), tmp_path) as writer:
         found = writer.write([wanted("a"), wanted("b"), wanted("c")])
-    assert found[0].error == "too long"
+        assert found[0].error == "too long"
+        with pytest.raises(KeyboardInterrupt):  # the script is at its end: it was asked
+            writer.write([wanted("a")])
     with KeptWriter(ScriptedChat(["A", "B"]), tmp_path) as writer:
         again = writer.write([wanted("a"), wanted("b"), wanted("c")])
     assert [one.text for one in again] == ["A", "B", "x\ufffdy"]  # half a character is no text

@@ -5,7 +5,7 @@ from scripted_chat import ScriptedChat, said
 
 from adapt.instructions.example import Example, Message, example_of
 from adapt.instructions.writing.scoring import SCORES, Scoring, histogram, read_score, score_messages, scored
-from adapt.instructions.writing.writer import Wanted
+from adapt.instructions.writing.writer import Wanted, Written
 from adapt.instructions.writing.yields import Yields
 from retrieval.errors import UsageError
 
@@ -46,6 +46,12 @@ def test_without_a_threshold_all_stay_and_the_unreadable_have_no_score() -> None
     kept, yields, _ = run([example("fair"), example("odd", score=4.0, score_by="old")], ScriptedChat(judge), least=None)
     assert [one.checks for one in kept] == [{"score": 3.5, "score_by": "scripted"}, {}]
     assert yields.of(SCORES).noted.counts == {"unreadable-verdict": 1}
+
+
+def test_an_engine_that_failed_is_no_unreadable_verdict() -> None:
+    kept, yields, _ = run([example("good")], ScriptedChat(lambda _: Written("", "failed", 0, "too long")), retries=0)
+    assert kept == [] and yields.of(SCORES).rejected.counts == {"engine": 1}
+    assert "too long" in yields.of(SCORES).rejected.examples["engine"][0]
 
 
 @pytest.mark.parametrize(

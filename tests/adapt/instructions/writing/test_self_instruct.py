@@ -185,7 +185,7 @@ def test_a_model_of_garbage_ends_after_its_patience_with_all_of_it_counted() -> 
     yields = Yields()
     assert run(chat, yields, count=50, patience=20) == []
     stage = yields.of(INSTRUCTIONS)
-    assert stage.requests >= 20 and stage.kept == 0 and stage.rejected.counts == {"unreadable": stage.requests}
+    assert stage.requests == 20 and stage.kept == 0 and stage.rejected.counts == {"unreadable": stage.requests}
 
 
 def test_chinese_seeds_give_chinese_prompts_and_tasks() -> None:
@@ -223,6 +223,7 @@ def test_replies_are_read_in_the_forms_models_write_them() -> None:
     assert read_new_tasks("Of course:\n**Task 9:** Bake bread\nwith rye\n10. Sing\n\n11) Dance\n任务12：跳舞") == [
         "Bake bread\nwith rye", "Sing", "Dance", "跳舞",
     ]  # fmt: skip
+    assert read_new_tasks("Task 1:\nBake bread.\n\nI hope these help!") == ["Bake bread."]
     assert read_new_tasks("<think>1. no</think>Task 1: yes") == ["yes"]
     assert read_new_tasks("nothing of the kind") == []
     assert [read_kind(text) for text in ("Yes, it is", " **No**", "不是", "是的", "Maybe", "")] == [
