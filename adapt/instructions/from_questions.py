@@ -17,6 +17,7 @@ from eval.answer_contexts import Contexts, is_gold
 from eval.data.corpora import text_start
 from eval.data.datasets import RetrievalDataset
 from eval.data.gold import GoldSpan
+from eval.data.question_documents import located
 from eval.data.questions import Question, QuestionSet
 from eval.runs.parts import Progress
 from eval.search.indexed import indexed
@@ -33,9 +34,10 @@ WITHOUT_ANSWER, WITHOUT_PASSAGE, HELD_OUT = "without a gold answer", "without a 
 
 @dataclass(frozen=True)
 class Making:
-    """`distractors` at most stand beside the gold passages, a number drawn for each question; the share `unanswerable`
-    of the questions is asked without them. `hold_out` is the share of the documents, the last of the file, whose
-    questions are left out: sets in several languages that are in the same order hold out the same."""
+    """`distractors` at most stand beside the gold passages, the nearest ones, a number drawn for each question, all in
+    an order drawn for it; the share `unanswerable` of the questions is asked without the gold ones, and of passages in
+    which no answer stands. `hold_out` is the share of the documents, the last of the file, whose questions are left
+    out: sets in several languages that are in the same order hold out the same."""
 
     distractors: int = 3
     unanswerable: float = 0.15
@@ -102,12 +104,16 @@ def _example(
     hits = list(shown.search(question.text, mode=contexts.mode, k=k, filters=filters, owners=None).hits)
     gold = [hit for hit in hits if question.answerable and is_gold(hit, question)]
     others = [hit for hit in hits if hit not in gold]
-    draw = random.Random(f"{making.seed} {question.id}")
-    refuses = not question.answerable or (bool(others) and draw.random() < making.unanswerable)
+    # Not the seed that orders the passages: drawn alike, the number of passages told where the gold one stands.
+    draw = random.Random(f"{making.seed} example {question.id}")
+    silent = [hit for hit in others if not any(located(answer, hit.passage.text) for answer in question.answers)]
+    refuses = not question.answerable or (draw.random() < making.unanswerable and bool(silent))
     if not refuses and not gold:
         into.left_out.add(WITHOUT_PASSAGE, source, "has no passage that is known to hold the answer")
         return None
-    few = others[: draw.randint(1 if refuses else 0, max(1, len(others)))]
+    # The nearest ones, whatever their place: to cut the order itself would leave the gold passage at its end.
+    near = sorted(silent if refuses else others, key=lambda hit: -hit.score)
+    few = near[: draw.randint(1 if refuses else 0, max(1, len(near)))]
     chosen = [hit for hit in hits if hit in few or (hit in gold and not refuses)]
     language = language_of(question.text)
     asked = [Message(one.role, one.text) for one in answer_messages(question.text, chosen, question.history)]

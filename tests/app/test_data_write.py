@@ -49,7 +49,7 @@ def shelf(tmp_path: Path, monkeypatch: Any) -> Path:
 def test_questions_about_a_folder_are_written_checked_and_told(fathom: Fathom, shelf: Path, tmp_path: Path) -> None:
     out = tmp_path / "set"
     dry = fathom("data", "write", str(shelf), "--out", str(out), "--dry-run")
-    assert not out.exists() and "2 passages of 2 documents would be asked about, 4 questions" in dry.stderr
+    assert not out.exists() and "passages: 2" in dry.stdout and "questions asked for: 4" in dry.stdout
     assert "The fern grows two metres" in dry.stdout or "The oak grows forty metres" in dry.stdout
     done = fathom("data", "write", str(shelf), "--out", str(out), code=3)  # 3: one file could not be read
     assert "2 of 4 questions about 2 passages are good" in done.stderr and "at rank 1" in done.stderr
@@ -60,7 +60,12 @@ def test_questions_about_a_folder_are_written_checked_and_told(fathom: Fathom, s
     told = json.loads(
         fathom("data", "write", str(shelf), "--out", str(out), "--replace", "--json", "--count", "1", code=3).stdout
     )
-    assert told["kept"] == 1 and told["remembered"] == 1 and told["by"] == "scripted" and told["written"] == str(out)
+    assert (
+        told["kept"] == 1
+        and told["requests"] == {"asked": 0, "reused": 1}
+        and told["by"] == "scripted"
+        and told["written"] == str(out)
+    )
     made = fathom("data", "questions", str(out), "--out", str(tmp_path / "e.jsonl"), "--unanswerable", "0")
     assert "1 examples of 1 rows" in made.stderr
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from adapt.corpus.sources import LeftOut
 from adapt.instructions.question_sets import write_question_set
+from adapt.instructions.writing.kept import KeptWriter
 from adapt.instructions.writing.pair_checks import PairChecks, PairLimits
 from adapt.instructions.writing.pair_passages import Gathered, in_order, passages_of
 from adapt.instructions.writing.pair_prompts import PAIRS_VERSION
-from adapt.instructions.writing.pairs import KeptReplies, PairWriting, Tally, nothing_kept, wanted_of, write_pairs
+from adapt.instructions.writing.pairs import PairWriting, Tally, nothing_kept, write_pairs
 from eval.data.datasets import RetrievalDataset
 from eval.runs.parts import Progress
 from eval.search.indexed import indexed
@@ -19,7 +20,6 @@ from retrieval.errors import FathomError
 from retrieval.passages import Hit
 
 if TYPE_CHECKING:
-    from adapt.instructions.writing.writer import Writer
     from retrieval.embedding.embedder import Embedder
 
 REPORT = "report.json"
@@ -44,39 +44,30 @@ def drawn(gathered: Gathered, writing: PairWriting, embedder: "Embedder", progre
     return Drawn(tuple(passages), skipped)
 
 
-def first_prompt(found: Drawn, writing: PairWriting) -> list[dict[str, str]]:
-    """What a model would be asked first, as chat messages."""
-    return [{"role": one.role, "content": one.text} for one in wanted_of(found.passages[0], writing).messages]
-
-
 def make_question_set(
     folder: Path,
     gathered: Gathered,
     found: Drawn,
-    writer: "Writer",
+    writer: KeptWriter,
     *,
     writing: PairWriting,
     limits: PairLimits,
     embedder: "Embedder",
-    cache: Path,
     indexes: Path,
-    ask_again: bool = False,
     progress: Progress = lambda *_: None,
 ) -> Mapping[str, Any]:
-    """Ask, check and write `folder`; its report, which also lies in it. What was written by the model stays in `cache`,
-    the index that questions must find their passages in under `indexes`.
+    """Ask, check and write `folder`; its report, which also lies in it.
 
+    The writer keeps what was written, so that nothing is asked twice, however often a run is stopped or its limits are
+    changed; the index in which questions must find their passages lies under `indexes`.
     Raises FathomError where nothing passed, and what the engine and the index raise; then no folder is made.
     """
     dataset = RetrievalDataset(f"{folder.name}-questions", "questions", "", tuple(gathered.documents), {}, {})
     documents = {document.id: document for document in gathered.documents}
     tally = Tally()
-    with (
-        KeptReplies(cache, writer.name, forget=ask_again) as kept,
-        indexed(dataset, embedder, indexes, progress=progress) as collection,
-    ):
+    with indexed(dataset, embedder, indexes, progress=progress) as collection:
         checks = PairChecks(collection, embedder, documents, limits)
-        rows = list(write_pairs(found.passages, writer, kept, checks, writing, tally, progress))
+        rows = list(write_pairs(found.passages, writer, checks, writing, tally, progress))
     if not rows:
         raise nothing_kept(tally)
     order = {document.id: number for number, document in enumerate(gathered.documents)}
@@ -87,6 +78,7 @@ def make_question_set(
         "writing": asdict(writing),
         "limits": asdict(limits),
         "documents": len(gathered.documents),
+        "requests": {"asked": writer.asked, "reused": writer.reused},
         **tally.as_json(),
         "skipped": _counted(found.skipped),
         "left_out": _counted(gathered.left_out),

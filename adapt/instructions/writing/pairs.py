@@ -1,15 +1,13 @@
 """Passages and a model that writes → questions with answers quoted from them, checked, as rows of a question set.
 
-What a model wrote is kept, so that nothing is asked twice, however often a run is stopped or its limits are changed. It
-knows no prompt and no check by itself.
+It knows no prompt and no check by itself, and nothing of the disk.
 """
 
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 from adapt.corpus.sources import LeftOut
@@ -22,20 +20,19 @@ from adapt.instructions.writing.pair_prompts import (
     read_reply,
     said_none,
 )
-from adapt.instructions.writing.writer import Wanted, Writer, Written
+from adapt.instructions.writing.writer import Wanted, Writer
 from eval.data.corpora import text_start
 from eval.figures.answer_metrics import contains, token_f1
-from eval.runs.parts import PartFolder, Progress
+from eval.runs.parts import Progress
 from retrieval.errors import FathomError, UsageError
 from retrieval.passages import Hit
 from retrieval.prompts import language_of
-from retrieval.storage.locking import WriterLock
 
 UNREADABLE, DECLINED, FAILED, SURPLUS = "unreadable", "nothing to ask", "engine failed", "more than were asked for"
 TOKENS_PER_PAIR = 120
 """Longest pair: a question of 40 words and an answer of 12 in JSON have half as many."""
 TOKENS_OF_ANSWER = 48
-_COUNTS = ("passages", "asked", "remembered", "candidates", "kept", "tokens")
+_COUNTS = ("passages", "asked", "candidates", "kept", "tokens")
 
 
 @dataclass(frozen=True)
@@ -64,12 +61,11 @@ class PairWriting:
 
 @dataclass
 class Tally:
-    """What became of all that was asked. `asked` counts passages, of which `remembered` had been written about before;
-    `candidates` are pairs that could be read."""
+    """What became of all that was asked. `asked` counts passages, `candidates` pairs that could be read, `tokens` what
+    the model wrote, where the engine counts."""
 
     passages: int = 0
     asked: int = 0
-    remembered: int = 0
     candidates: int = 0
     kept: int = 0
     tokens: int = 0
@@ -91,57 +87,6 @@ class Tally:
         }  # fmt: skip
 
 
-class KeptReplies:
-    """What a model wrote to each request, on the disk as soon as it is there. One process at a time; a context manager.
-
-    Raises BusyError while another run writes with the same model, DamagedError for a file that is not as written.
-    """
-
-    def __init__(self, cache: Path, writer: str, *, forget: bool = False) -> None:
-        """With `forget`, what was written before is asked for anew."""
-        self._writer = writer
-        name = hashlib.blake2b(writer.encode("utf-8", "replace"), digest_size=8).hexdigest()
-        folder = cache / f"{PAIRS_VERSION}-{name}"
-        folder.mkdir(parents=True, exist_ok=True)
-        self._lock = WriterLock(folder / "writer.lock", doing="writing questions")
-        try:
-            self._folder = PartFolder(folder)
-            self._known: dict[str, Any] = {} if forget else dict(self._folder.done())
-        except BaseException:
-            self._lock.release()
-            raise
-
-    def __enter__(self) -> "KeptReplies":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Make all durable and let others write."""
-        self._folder.close()
-        self._lock.release()
-
-    def has(self, wanted: Wanted) -> bool:
-        """Whether this was written before."""
-        return self._key(wanted) in self._known
-
-    def texts(self, writer: Writer, wanted: Sequence[Wanted]) -> tuple[list[str | None], list[Written]]:
-        """(the text for each request, None where the engine failed; what was written for it just now)."""
-        new = [one for one in wanted if not self.has(one)]
-        found = writer.write(new) if new else []
-        for one, written in zip(new, found, strict=True):
-            if written.finish != "failed":
-                record = {"id": self._key(one), "text": written.text, "finish": written.finish}
-                self._folder.append(record)
-                self._known[record["id"]] = record
-        return [self._known[key]["text"] if (key := self._key(one)) in self._known else None for one in wanted], found
-
-    def _key(self, wanted: Wanted) -> str:
-        said = json.dumps([self._writer, asdict(wanted)], sort_keys=True)
-        return hashlib.sha256(said.encode()).hexdigest()[:32]
-
-
 def wanted_of(hit: Hit, writing: PairWriting) -> Wanted:
     """The request for the pairs of one passage."""
     return Wanted(
@@ -155,7 +100,6 @@ def wanted_of(hit: Hit, writing: PairWriting) -> Wanted:
 def write_pairs(
     passages: Sequence[Hit],
     writer: Writer,
-    kept: KeptReplies,
     checks: PairChecks,
     writing: PairWriting,
     tally: Tally,
@@ -163,7 +107,7 @@ def write_pairs(
 ) -> Iterator[dict[str, Any]]:
     """Rows of a question set (offsets count in the document's own text), as they pass; `tally` fills meanwhile.
 
-    Raises FathomError where the engine cannot write at all; what it wrote until then is kept.
+    Raises FathomError where the engine cannot write at all.
     """
     tally.passages = len(passages)
     step = max(1, writer.at_once)
@@ -172,18 +116,16 @@ def write_pairs(
             return
         progress("asking about passages", at, len(passages))
         batch = passages[at : at + step]
-        wanted = [wanted_of(hit, writing) for hit in batch]
-        tally.remembered += sum(map(kept.has, wanted))
-        texts, fresh = kept.texts(writer, wanted)
         tally.asked += len(batch)
-        tally.tokens += sum(written.tokens for written in fresh)
-        errors = iter([written.error for written in fresh if written.finish == "failed"])
-        for hit, text in zip(batch, texts, strict=True):
+        for hit, written in zip(batch, writer.write([wanted_of(hit, writing) for hit in batch]), strict=True):
             where = f"{hit.source.uri}#{hit.passage.ordinal}"
-            if text is None:
-                tally.rejected.add(FAILED, where, next(errors, "nothing was written"))
+            tally.tokens += written.tokens
+            if written.finish == "failed":
+                tally.rejected.add(FAILED, where, written.error)
                 continue
-            for sound in _checked(_read(text, where, writing, tally), hit, where, writer, kept, checks, writing, tally):
+            for sound in _checked(
+                _read(written.text, where, writing, tally), hit, where, writer, checks, writing, tally
+            ):
                 if writing.count is None or tally.kept < writing.count:
                     tally.kept += 1
                     tally.ranks[sound.rank] += 1
@@ -211,7 +153,6 @@ def _checked(
     hit: Hit,
     where: str,
     writer: Writer,
-    kept: KeptReplies,
     checks: PairChecks,
     writing: PairWriting,
     tally: Tally,
@@ -219,7 +160,7 @@ def _checked(
     for pair in pairs:
         found = checks.look_at(pair, hit)
         if isinstance(found, Sound) and writing.answer_again:
-            found = _answered(found, hit, writer, kept, writing, tally)
+            found = _answered(found, hit, writer, writing, tally)
         if isinstance(found, Rejected):
             tally.rejected.add(found.reason, where, found.why)
         else:
@@ -227,15 +168,13 @@ def _checked(
             yield found
 
 
-def _answered(
-    sound: Sound, hit: Hit, writer: Writer, kept: KeptReplies, writing: PairWriting, tally: Tally
-) -> Sound | Rejected:
+def _answered(sound: Sound, hit: Hit, writer: Writer, writing: PairWriting, tally: Tally) -> Sound | Rejected:
     """The same where the model, shown the passage and the question alone, gives the same answer."""
-    wanted = Wanted(answering_messages(hit, sound.question), 0.0, TOKENS_OF_ANSWER)
-    (text,), fresh = kept.texts(writer, [wanted])
-    tally.tokens += sum(written.tokens for written in fresh)
-    if text is None:
-        return Rejected(FAILED, next((written.error for written in fresh), "nothing was written"))
+    (written,) = writer.write([Wanted(answering_messages(hit, sound.question), 0.0, TOKENS_OF_ANSWER)])
+    tally.tokens += written.tokens
+    if written.finish == "failed":
+        return Rejected(FAILED, written.error)
+    text = written.text
     language = language_of(sound.answer)
     same = token_f1(text, [sound.answer], language) >= writing.least_f1 or contains(text, sound.answer, language)
     if said_none(text) or not same:

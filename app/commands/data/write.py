@@ -1,12 +1,12 @@
 """`fathom data write DOCUMENTS…`: a user's own documents → questions with quoted answers, by a model. Only words."""
 
 from collections.abc import Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.commands.data.modelling import AskAgain, AtOnce, Engine, Plan, Seed, given, opened_writer, show_plan
 from app.commands.data.options import Replace, tell_left_out
 from app.commands.options import AsJson, Run, Workspace, begin
 from app.failures import DONE_WITH_ERRORS
@@ -15,9 +15,6 @@ from retrieval.errors import UsageError
 
 if TYPE_CHECKING:
     from adapt.instructions.writing.pair_passages import Gathered
-
-MOST_AT_ONCE = 16
-"""Requests to a server under way together where nobody says otherwise."""
 
 
 def command(
@@ -36,10 +33,7 @@ def command(
         str | None,
         typer.Option("--collection", "-c", metavar="NAME", help="Instead: the documents of this collection."),
     ] = None,
-    engine: Annotated[
-        str | None,
-        typer.Option("--engine", metavar="NAME", help="Engine that writes.", show_default="of the settings"),
-    ] = None,
+    engine: Engine = None,
     per_passage: Annotated[
         int | None, typer.Option("--per-passage", metavar="N", help="Questions asked for of each passage.")
     ] = None,
@@ -59,43 +53,33 @@ def command(
     temperature: Annotated[
         float | None, typer.Option("--temperature", metavar="T", help="Of the model, 0 to 2.")
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Of the draw and the model.")] = None,
+    seed: Seed = None,
     text: Annotated[
         str | None, typer.Option("--text", metavar="COLUMN", help="Of rows: the text.", show_default="text")
     ] = None,
     title: Annotated[
         str | None, typer.Option("--title", metavar="COLUMN", help="Of rows: the title.", show_default="title")
     ] = None,
-    at_once: Annotated[
-        int | None,
-        typer.Option(
-            "--at-once", metavar="N", min=1, help="Requests under way together.", show_default="1, of a server 16"
-        ),
-    ] = None,
-    ask_again: Annotated[
-        bool, typer.Option("--ask-again", help="Ask anew what was asked before, as of a model that was trained since.")
-    ] = False,
+    at_once: AtOnce = None,
+    ask_again: AskAgain = False,
     replace: Replace = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Ask nothing: show how much would be asked, and the first prompt.")
-    ] = False,
+    dry_run: Plan = False,
     workspace: Workspace = None,
     as_json: AsJson = False,
 ) -> None:
     """Have a model write questions about documents, with answers quoted from them; keep those that pass every check."""
     from adapt.instructions.question_sets import require_new_folder
     from adapt.instructions.writing.pair_checks import PairLimits
-    from adapt.instructions.writing.pair_set import drawn, first_prompt, make_question_set
-    from adapt.instructions.writing.pairs import PairWriting
-    from adapt.instructions.writing.writer import EngineWriter
+    from adapt.instructions.writing.pair_set import drawn, make_question_set
+    from adapt.instructions.writing.pairs import PairWriting, wanted_of
     from app.build import embedder as embedder_of
-    from app.build import engine_named, engine_settings
+    from app.build import engine_settings
 
     run = begin(workspace, as_json)
     writing = PairWriting(
-        **_given(per_passage=per_passage, count=limit, temperature=temperature, seed=seed), answer_again=answer_again
+        **given(per_passage=per_passage, count=limit, temperature=temperature, seed=seed), answer_again=answer_again
     )
-    limits = PairLimits(**_given(top=top, longest_answer=longest_answer))
+    limits = PairLimits(**given(top=top, longest_answer=longest_answer))
     if not documents and collection is None or documents and collection is not None:
         raise UsageError("name the documents to ask about, or a collection with --collection, and not both")
     require_new_folder(out, replace=replace)
@@ -105,23 +89,26 @@ def command(
         gathered = _gathered(run, documents, collection, text, title, load, progress)
         found = drawn(gathered, writing, load(), progress)
         if not dry_run:
-            with closing(engine_named(run.settings, engine)) as llm:  # type: ignore[type-var]
-                together = at_once or min(MOST_AT_ONCE, int(getattr(llm, "concurrency", 1)))
+            with opened_writer(run, engine, at_once, out, ask_again=ask_again) as writer:
                 report = make_question_set(
-                    out, gathered, found, EngineWriter(llm, concurrency=together), writing=writing, limits=limits,
-                    embedder=load(), cache=run.settings.cache / "pairs", indexes=run.settings.cache / "questions",
-                    ask_again=ask_again, progress=progress,
+                    out, gathered, found, writer, writing=writing, limits=limits, embedder=load(),
+                    indexes=run.settings.cache / "questions", progress=progress,
                 )  # fmt: skip
     if dry_run:
-        _tell_plan(run, gathered, found.passages, found.skipped, writing, first_prompt(found, writing))
+        if not as_json:
+            tell_left_out(run, "left out", gathered.left_out)
+            tell_left_out(run, "not asked about", found.skipped)
+        plan = {
+            "documents": len(gathered.documents),
+            "passages": len(found.passages),
+            "questions_asked_for": len(found.passages) * writing.per_passage,
+            "requests_at_most": len(found.passages) * (1 + (writing.per_passage if answer_again else 0)),
+        }
+        show_plan(run, plan, wanted_of(found.passages[0], writing))
         return
     _tell(run, gathered, report, out)
     if gathered.left_out.total or report["rejected"].get("engine failed"):
         raise typer.Exit(DONE_WITH_ERRORS)
-
-
-def _given(**values: Any) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _gathered(
@@ -142,34 +129,6 @@ def _gathered(
         return gather_collection(opened, progress)
 
 
-def _tell_plan(
-    run: Run, gathered: "Gathered", passages: Any, skipped: Any, writing: Any, prompt: list[dict[str, str]]
-) -> None:
-    asked = len(passages) * writing.per_passage
-    if run.terminal.as_json:
-        run.terminal.json(
-            {
-                "documents": len(gathered.documents),
-                "passages": len(passages),
-                "candidates": asked,
-                "skipped": dict(skipped.counts),
-                "left_out": dict(gathered.left_out.counts),
-                "prompt": prompt,
-            }
-        )
-        return
-    for message in prompt:
-        run.terminal.line(f"{message['role']}: {message['content']}")
-        run.terminal.line()
-    tell_left_out(run, "left out", gathered.left_out)
-    tell_left_out(run, "not asked about", skipped)
-    until = f", until {writing.count:,} are good" if writing.count else ""
-    run.terminal.done(
-        f"{count(len(passages), 'passage')} of {count(len(gathered.documents), 'document')} would be asked about, "
-        f"{asked:,} questions wanted{until}"
-    )
-
-
 def _tell(run: Run, gathered: "Gathered", report: Mapping[str, Any], out: Path) -> None:
     if run.terminal.as_json:
         run.terminal.json({**report, "written": str(out)})
@@ -183,7 +142,8 @@ def _tell(run: Run, gathered: "Gathered", report: Mapping[str, Any], out: Path) 
         run.terminal.table(("rejected", "count", "such as"), rows, right=(1,))
     ranks = ", ".join(f"{number:,} at rank {rank}" for rank, number in report["ranks"].items())
     run.terminal.note(f"their passage is found: {ranks}", style="dim")
-    known = f" ({report['remembered']:,} of them had been written about before)" if report["remembered"] else ""
+    reused = report["requests"]["reused"]
+    known = f" ({count(reused, 'reply', 'replies')} of an earlier run)" if reused else ""
     run.terminal.done(
         f"{report['kept']:,} of {report['candidates']:,} questions about {report['asked']:,} passages{known} are good, "
         f"in {out}"

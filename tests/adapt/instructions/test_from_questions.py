@@ -1,6 +1,7 @@
 """Question sets → examples of answering from passages."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,8 @@ from adapt.instructions.from_questions import (
 )
 from adapt.instructions.importing import Imported
 from adapt.instructions.question_sets import write_question_set
-from eval.data.corpora import as_document
-from eval.data.questions import QuestionSet, read_questions
+from eval.data.corpora import CorpusDocument, as_document
+from eval.data.questions import Question, QuestionSet, read_questions
 from retrieval.answering import says_no_answer
 from retrieval.errors import UsageError
 
@@ -58,6 +59,51 @@ def test_an_answer_is_the_gold_one_and_cites_the_passage_that_holds_it(tmp_path:
         assert answer in shown and PLANTS[number] in shown
         numbers.add(mark)
     assert len(numbers) > 1  # the right passage stands in several places
+
+
+def test_neither_place_nor_number_of_passages_tells_which_is_the_gold_one(tmp_path: Path) -> None:
+    documents = tuple(
+        CorpusDocument(f"d{n}", "", f"Plant p{n} of bed b{n % 7} grows {n + 2} metres high.") for n in range(600)
+    )
+    found = QuestionSet(
+        "many", "questions",
+        tuple(
+            Question(f"q{n}", f"How high grows p{n} of b{n % 7}?", (f"{n + 2} metres",), documents=(f"d{n}",))
+            for n in range(600)
+        ),
+        documents, {},
+    )  # fmt: skip
+    examples, _ = made(found, Making(distractors=3, unanswerable=0.0), tmp_path)
+    places: dict[int, Counter[int]] = {}
+    for example in examples:
+        shown = example.messages[-2].content.count("<passage number=")
+        places.setdefault(shown, Counter())[int(example.messages[-1].content.rsplit("[", 1)[1][:-1])] += 1
+    assert set(places) == {1, 2, 3, 4} and len(examples) == 600
+    for shown, counted in places.items():
+        # Evenly drawn, a place is 4 standard deviations off once in 15,000 times.
+        mean, total = counted.total() / shown, counted.total()
+        for place in range(1, shown + 1):
+            assert abs(counted[place] - mean) <= 4 * (total * (1 / shown) * (1 - 1 / shown)) ** 0.5, (shown, counted)
+
+
+def test_a_refusal_is_not_learnt_from_passages_that_have_the_answer(tmp_path: Path) -> None:
+    heights = ["five" if n % 3 else "nine" for n in range(len(PLANTS))]
+    texts = [f"The {plant} is {high} metres high." for plant, high in zip(PLANTS, heights, strict=True)]
+    gold = [
+        Question(f"q{n}", f"How high is the {plant}?", (f"{heights[n]} metres",), documents=(f"d{n}",))
+        for n, plant in enumerate(PLANTS)
+    ]
+    plants = tuple(CorpusDocument(f"d{n}", "", text) for n, text in enumerate(texts))
+    examples, _ = made(
+        QuestionSet("same", "questions", tuple(gold), plants, {}), Making(distractors=5, unanswerable=0.9), tmp_path
+    )
+    refused = [example for example in examples if example.labels["unanswerable"]]
+    assert len(refused) >= 5
+    for example in refused:
+        assert f"{heights[int(str(example.labels['group'])[1:])]} metres" not in example.messages[-2].content
+    none = QuestionSet("alone", "questions", (gold[1], gold[2]), (plants[1], plants[2]), {})
+    examples, _ = made(none, Making(distractors=5, unanswerable=0.9), tmp_path)
+    assert [example.labels["unanswerable"] for example in examples] == [False, False]
 
 
 def test_without_the_gold_passage_the_answer_is_that_there_is_none(tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ from scripted_writer import ScriptedWriter
 
 from adapt.instructions.from_questions import Making, examples_from_questions
 from adapt.instructions.importing import Imported
+from adapt.instructions.writing.kept import KeptWriter, kept_beside
 from adapt.instructions.writing.pair_checks import PairLimits
 from adapt.instructions.writing.pair_passages import Gathered, gather
-from adapt.instructions.writing.pair_set import REPORT, drawn, first_prompt, make_question_set
-from adapt.instructions.writing.pairs import PairWriting
+from adapt.instructions.writing.pair_set import REPORT, drawn, make_question_set
+from adapt.instructions.writing.pairs import PairWriting, wanted_of
 from adapt.instructions.writing.writer import Written
 from eval.data.corpora import CorpusDocument, as_document
 from eval.data.questions import read_questions
@@ -49,25 +50,30 @@ def honest(asked: str) -> str:
     return "\n".join(json.dumps(pair) for pair in (good, {**good, "answer": "99 metres"}))
 
 
+def scripted(say: Callable[[str], str | Written], **more: Any) -> ScriptedWriter:
+    """Answers by a function of the last message."""
+    return ScriptedWriter(lambda wanted: say(wanted.messages[-1].text), **more)
+
+
 def made(
     folder: Path,
     writer: ScriptedWriter,
     gathered: Gathered | None = None,
     *,
     limits: PairLimits | None = None,
-    ask_again: bool = False,
     **writing: Any,
 ) -> Mapping[str, Any]:
     gathered, settings, embedder = gathered or garden(), PairWriting(**writing), HashingEmbedder(512)
     found = drawn(gathered, settings, embedder, lambda *_: None)
-    return make_question_set(
-        folder, gathered, found, writer, writing=settings, limits=limits or PairLimits(), embedder=embedder,
-        cache=folder.parent / "pairs", indexes=folder.parent / "indexes", ask_again=ask_again,
-    )  # fmt: skip
+    with KeptWriter(writer, kept_beside(folder)) as kept:
+        return make_question_set(
+            folder, gathered, found, kept, writing=settings, limits=limits or PairLimits(), embedder=embedder,
+            indexes=folder.parent / "indexes",
+        )  # fmt: skip
 
 
 def test_what_passes_is_a_question_set_that_evaluation_and_examples_read(tmp_path: Path) -> None:
-    report = made(tmp_path / "set", ScriptedWriter(honest, at_once=3))
+    report = made(tmp_path / "set", scripted(honest, at_once=3))
     assert (report["passages"], report["asked"], report["candidates"], report["kept"]) == (10, 10, 20, 10)
     assert report["yield"] == 0.5 and report["rejected"]["answer is not in the passage"]["count"] == 10
     assert json.loads((tmp_path / "set" / REPORT).read_text()) == report
@@ -95,27 +101,26 @@ def test_a_stopped_run_goes_on_and_asks_nothing_twice(tmp_path: Path) -> None:
         return honest(asked)
 
     with pytest.raises(FathomError, match="engine is gone"):
-        made(tmp_path / "set", ScriptedWriter(stopping))
+        made(tmp_path / "set", scripted(stopping))
     assert not (tmp_path / "set").exists()
-    again = ScriptedWriter(honest)
+    again = scripted(honest)
     report = made(tmp_path / "set", again)
-    assert len(again.asked) == 6 and report["remembered"] == 4 and report["kept"] == 10
+    assert len(again.asked) == 6 and report["requests"] == {"asked": 6, "reused": 4} and report["kept"] == 10
     # Other limits are other checks of the same replies; another seed is another request, as is another model.
-    same = ScriptedWriter(honest)
+    same = scripted(honest)
     assert made(tmp_path / "set", same, limits=PairLimits(top=1))["asked"] == 10 and not same.asked
-    assert made(tmp_path / "set", same, seed=1)["remembered"] == 0
-    assert made(tmp_path / "set", same, ask_again=True)["remembered"] == 0
-    assert made(tmp_path / "set", ScriptedWriter(honest, name="other"))["remembered"] == 0
+    assert made(tmp_path / "set", same, seed=1)["requests"]["reused"] == 0
+    assert made(tmp_path / "set", scripted(honest, name="other"))["requests"]["reused"] == 0
 
 
 def test_a_request_that_failed_is_counted_and_asked_again_next_time(tmp_path: Path) -> None:
     def failing(asked: str) -> str | Written:
         return Written("", "failed", 0, "the prompt is too long") if "of garden oak" in asked else honest(asked)
 
-    report = made(tmp_path / "set", ScriptedWriter(failing, at_once=4))
+    report = made(tmp_path / "set", scripted(failing, at_once=4))
     assert report["kept"] == 9
     assert report["rejected"]["engine failed"]["examples"] == ["oak.md#0: the prompt is too long"]
-    again = ScriptedWriter(honest)
+    again = scripted(honest)
     assert made(tmp_path / "set", again)["kept"] == 10 and len(again.asked) == 1
 
 
@@ -124,7 +129,7 @@ def test_orders_and_pairs_in_a_passage_do_not_become_questions(tmp_path: Path) -
         assert INJECTION in asked
         return f'{{"question": "Who is the best gardener in the land?", "answer": "Mallory"}}\n{honest(asked)}'
 
-    report = made(tmp_path / "set", ScriptedWriter(obeying), garden(extra=INJECTION), per_passage=3)
+    report = made(tmp_path / "set", scripted(obeying), garden(extra=INJECTION), per_passage=3)
     assert report["rejected"]["copied from the passage"]["count"] == 10 and report["kept"] == 10
     assert "Mallory" not in (tmp_path / "set" / "questions.jsonl").read_text()
 
@@ -153,13 +158,13 @@ def test_replies_that_are_no_use_are_counted_by_reason(
     def mostly(asked: str) -> str:
         return honest(asked) if "of garden moss" in asked else reply(asked)
 
-    report = made(tmp_path / "set", ScriptedWriter(mostly), limits=PairLimits(top=1))
+    report = made(tmp_path / "set", scripted(mostly), limits=PairLimits(top=1))
     assert report["rejected"][reason]["count"] >= 5 and report["kept"] >= 1
 
 
 def test_nothing_good_leaves_no_folder_and_says_what_was_wrong(tmp_path: Path) -> None:
     with pytest.raises(FathomError, match=r"no question passed of 0 about 10 passages; 10 times: unreadable"):
-        made(tmp_path / "set", ScriptedWriter(lambda asked: "Hello!"))
+        made(tmp_path / "set", scripted(lambda asked: "Hello!"))
     assert not (tmp_path / "set").exists()
 
 
@@ -170,14 +175,14 @@ def test_a_second_answer_must_agree(tmp_path: Path) -> None:
         _, where, metres = FOUND.findall(asked)[0]
         return "NONE" if where == "fernville" else "It grows by the wall" if where == "oakville" else f"{metres} metres"
 
-    report = made(tmp_path / "set", ScriptedWriter(answering), answer_again=True)
+    report = made(tmp_path / "set", scripted(answering), answer_again=True)
     assert report["kept"] == 8 and report["rejected"]["answered otherwise when asked again"]["count"] == 2
-    silent = ScriptedWriter(answering)
+    silent = scripted(answering)
     assert made(tmp_path / "set", silent, answer_again=True)["kept"] == 8 and not silent.asked
 
 
 def test_a_count_stops_early_over_all_documents_and_the_seed_draws(tmp_path: Path) -> None:
-    writer = ScriptedWriter(honest)
+    writer = scripted(honest)
     assert made(tmp_path / "set", writer, count=3)["kept"] == 3 and len(writer.asked) == 3
     first = {question.source for question in read_questions(tmp_path / "set").questions}
     made(tmp_path / "other", writer, count=3, seed=7)
@@ -186,18 +191,17 @@ def test_a_count_stops_early_over_all_documents_and_the_seed_draws(tmp_path: Pat
 
 
 def test_more_pairs_than_were_asked_for_are_left_out(tmp_path: Path) -> None:
-    report = made(tmp_path / "set", ScriptedWriter(honest), per_passage=1)
+    report = made(tmp_path / "set", scripted(honest), per_passage=1)
     assert report["kept"] == 10 and report["rejected"]["more than were asked for"]["count"] == 10
 
 
-def test_two_runs_with_one_model_do_not_write_at_once(tmp_path: Path) -> None:
+def test_two_runs_do_not_write_one_folder_at_once(tmp_path: Path) -> None:
     def meanwhile(asked: str) -> str:
         with pytest.raises(BusyError):
-            made(tmp_path / "other", ScriptedWriter(honest))
+            made(tmp_path / "set", scripted(honest))
         return honest(asked)
 
-    made(tmp_path / "set", ScriptedWriter(meanwhile), count=1)
-    assert not (tmp_path / "other").exists()
+    assert made(tmp_path / "set", scripted(meanwhile), count=1)["kept"] == 1
 
 
 def test_documents_of_every_kind_are_gathered_under_names_of_their_own(tmp_path: Path) -> None:
@@ -223,7 +227,7 @@ def test_passages_that_are_short_or_repeated_are_not_asked_about(tmp_path: Path)
     assert len(found.passages) == 10 and dict(found.skipped.counts) == {
         "repeats another passage": 1, "too short to ask about": 1,
     }  # fmt: skip
-    assert "<passage number" in first_prompt(found, PairWriting())[1]["content"]
+    assert "<passage number" in wanted_of(found.passages[0], PairWriting()).messages[1].text
     with pytest.raises(FathomError, match="none of 1 documents has a passage to ask about, such as x#0"):
         drawn(Gathered(gathered.documents[-1:]), PairWriting(), HashingEmbedder(), lambda *_: None)
 
