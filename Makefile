@@ -2,6 +2,7 @@
 #   VENV=.venv             the virtual environment to make and use
 #   PYTHON=python3.11      the interpreter it is made with
 #   PYTEST="-k splitting"  more words for pytest
+#   WORKERS=1              processes that share the tests, file by file (2; each wants 3 GB and two cores)
 #   TORTURE="--kills 50"   fewer or other loops (tests/torture/run.py --help)
 #   BENCH="sync search"    some of the measurements (python -m eval.speed --help)
 
@@ -15,6 +16,7 @@ MAKEFLAGS += --no-print-directory
 VENV ?= .venv
 PYTHON ?=
 PYTEST ?=
+WORKERS ?= 2
 TORTURE ?=
 BENCH ?= indexing precision sync open update search quality second-half overhead
 PY := $(VENV)/bin/python
@@ -107,7 +109,7 @@ test: install ## All that CI runs: format, lint, types, every test with a real C
 	show "checking the types" "$(VENV)/bin/mypy"
 	step "installing vLLM into build/vllm-venv, for the tests of serving (3.4 GB, once)" \
 		"$(PY)" -m eval.baselines.install vllm
-	show "running all tests" "$(PY)" -m pytest $(PYTEST)
+	show "running all tests" "$(PY)" -m pytest -n $(WORKERS) --dist loadfile $(PYTEST)
 
 .PHONY: fast
 fast: install ## The tests that take no more than a few seconds each, without a browser

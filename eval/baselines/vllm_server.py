@@ -24,6 +24,7 @@ from pathlib import Path
 
 from eval.baselines.install import baseline_python
 from retrieval.errors import FathomError, MissingError
+from retrieval.storage.locking import WriterLock
 
 MODELS = Path("build/vllm-models")
 STARTING_SECONDS = 300.0
@@ -78,6 +79,17 @@ def as_safetensors(gguf: Path, folder: Path | None = None) -> Path:
     folder = folder or MODELS / gguf.stem
     if (folder / "config.json").is_file():
         return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = WriterLock(
+        folder.with_name(folder.name + ".lock"), doing="writing a model out", wait=600.0, guarded=f"'{folder}'"
+    )
+    try:
+        return folder if (folder / "config.json").is_file() else _write_out(gguf, folder)
+    finally:
+        lock.release()
+
+
+def _write_out(gguf: Path, folder: Path) -> Path:
     try:
         import torch
         from safetensors import SafetensorError
