@@ -10,12 +10,13 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapt.recipe import Recipe, Sft, Stage
+from adapt.registering import StageResult
 from adapt.stages import Surroundings, clear, decontamination_of, run_stage, sources_of, stage_key
 from eval.runs.parts import Progress
 from eval.runs.run_folder import now, read_json, write_json
@@ -35,25 +36,6 @@ STAGE, METRICS = "stage.json", "metrics.jsonl"
 BASE = "base"
 RUNNING, FINISHED, STOPPED, GATED, FAILED = "unfinished", "finished", "stopped", "stopped at a gate", "failed"
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class StageResult:
-    """A stage as it stands on disk. `skipped` tells that an earlier run had finished it; `model` is its result, under
-    `adapter` where that cannot be merged."""
-
-    name: str
-    kind: str
-    key: str
-    folder: Path
-    model: Path
-    seconds: float
-    skipped: bool
-    facts: dict[str, Any]
-    settings: dict[str, Any] = field(default_factory=dict)
-    measured: "Measurement | None" = None
-    gates: "tuple[GateResult, ...]" = ()
-    adapter: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -342,61 +324,25 @@ class _Run:
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def _end(self, name: str, status: str) -> RunResult:
+        from adapt.evidence.changes import figures_with_changes
+        from adapt.registering import register_results
+
         self._note(status=status, finished=now())
         failed = tuple(gate for result in self.results for gate in result.gates if not gate.passed)
-        entry = self._registered(name) if status == FINISHED and self.results else None
-        if entry is not None:
-            self._note(model=entry.name)
+        entry = None
+        if status == FINISHED and self.results:
+            measured = self.results[-1].measured
+            assert measured is not None
+            manifest = {
+                "base": {"name": self.recipe.base, "sha256": self.base_hash},
+                "recipe": {"name": self.recipe.name, "sha256": recipe_hash(self.recipe), "run": name},
+                "data": {corpus.name: corpus.sha256 for corpus in self.around.corpora.values()},
+                "metrics": figures_with_changes(self.measured[BASE], measured),
+            }
+            entry, adapter = register_results(self.workspace / "models", name, self.results, manifest)
+            self._note(**({"model": entry.name} if entry else {}), **({"adapter": adapter.name} if adapter else {}))
         report = self._report(name, status) if self.measured else None
         return RunResult(self.folder, name, status, tuple(self.results), self.measured.get(BASE), entry, report, failed)
-
-    def _registered(self, name: str) -> "Entry | None":
-        """What the run made: the model, and its adapter beside it; or the adapter, where it cannot be merged."""
-        from adapt.adapters import SUFFIX
-        from adapt.evidence.changes import figures_with_changes
-        from adapt.registry import register
-
-        last = self.results[-1]
-        assert last.measured is not None
-        manifest = {
-            "base": {"name": self.recipe.base, "sha256": self.base_hash},
-            "recipe": {"name": self.recipe.name, "sha256": recipe_hash(self.recipe), "run": name},
-            "data": {corpus.name: corpus.sha256 for corpus in self.around.corpora.values()},
-            "stages": [
-                {"name": one.name, "kind": one.kind, "key": one.key, "sha256": one.measured.sha256}
-                for one in self.results
-                if one.measured is not None
-            ],
-            "metrics": figures_with_changes(self.measured[BASE], last.measured),
-            "gates": [gate.as_json() for one in self.results for gate in one.gates],
-            "prompts": {},
-        }
-        if last.adapter is not None:  # no model by itself: the adapter alone has the name
-            return self._register_adapter(name, last, manifest)
-        entry = register(self.workspace / "models", name, last.model, manifest)
-        self._register_adapter(f"{entry.name}{SUFFIX}", last, manifest)
-        return entry
-
-    def _register_adapter(self, name: str, last: StageResult, manifest: Mapping[str, Any]) -> "Entry | None":
-        """The adapter that the last stage trained, to be served on its base: the recipe's, or what the stage before
-        left, which is registered for it. None where there is none."""
-        from adapt.adapters import register_adapter
-        from adapt.registry import register
-
-        trained = (last.facts.get("training") or {}).get("adapter")
-        if not trained:
-            return None
-        models, base = self.workspace / "models", self.recipe.base
-        if len(self.results) > 1:
-            before = self.results[-2]
-            stages = [one for one in manifest["stages"] if one["name"] != last.name]
-            facts = {**manifest, "stages": stages, "metrics": {}}
-            base = register(models, f"{self.recipe.name}-base", before.model, facts).name
-        held = "nf4" if (last.settings.get("method") or {}).get("kind") == "qlora" else None
-        folder = last.folder / Path(str(trained)).name
-        adapter = register_adapter(models, name, folder, base=base, held=held, manifest=manifest)
-        self._note(adapter=adapter.name)
-        return adapter
 
     def _report(self, name: str, status: str) -> Path:
         from adapt.evidence.changes import figures_with_changes

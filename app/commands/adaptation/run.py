@@ -15,7 +15,8 @@ from app.failures import FAILED, STOPPED, TERMINATED
 from retrieval.errors import UsageError
 
 if TYPE_CHECKING:
-    from adapt.running import RunResult, StageResult
+    from adapt.registering import StageResult
+    from adapt.running import RunResult
 
 
 def command(
