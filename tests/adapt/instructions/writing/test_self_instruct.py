@@ -1,7 +1,6 @@
 """Self-Instruct with a scripted model: what is shown, what is kept and why the rest is not; a stopped run goes on."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,9 +18,10 @@ from adapt.instructions.writing.self_instruct import (
 )
 from adapt.instructions.writing.task_prompts import read_instances, read_kind, read_new_tasks
 from adapt.instructions.writing.tasks import Task
-from adapt.instructions.writing.writer import Wanted, Writer, Written
+from adapt.instructions.writing.writer import EngineWriter, Wanted, Writer, Written
 from adapt.instructions.writing.yields import Yields
-from retrieval.errors import UsageError
+from app.engines.embedded import load_embedded
+from retrieval.errors import MissingError, UsageError
 
 SEEDS = [
     Task("Name three uses of old newspapers.", "", "Packing, cleaning windows and lighting fires.", False),
@@ -245,17 +245,16 @@ def test_settings_that_cannot_be_are_refused(wrong: dict[str, object]) -> None:
 
 
 @pytest.mark.slow
-def test_the_packaged_model_writes_what_it_can_and_its_yield_is_told(
-    packaged_cache: Path, packaged_at_hand: Callable[[Path], None], tmp_path: Path
-) -> None:
+@pytest.mark.timeout(600)
+def test_the_packaged_model_writes_what_it_can_and_its_yield_is_told(tmp_path: Path) -> None:
     """135 million parameters write few good tasks; what counts is that whatever they write is survived and counted."""
-    from adapt.instructions.writing.writer import EngineWriter
-    from app.engines.embedded import load_embedded
-
-    llm = load_embedded(None, cache=tmp_path)
+    try:
+        llm = load_embedded(None, cache=tmp_path)
+    except MissingError as error:
+        pytest.skip(str(error))
     try:
         yields = Yields()
-        settings = SelfInstruct(count=2, patience=2, more=4, max_tokens=160)
+        settings = SelfInstruct(count=1, patience=1, more=4, max_tokens=120)
         with KeptWriter(EngineWriter(llm), tmp_path / "kept") as writer:
             made = self_instruct(SEEDS, writer, settings, yields, lambda *_: None, source="seeds")
             assert writer.asked == sum(stage.requests for stage in yields.stages.values()) > 0
