@@ -97,7 +97,7 @@ def test_the_embedded_engine_reads_the_same_tokens_and_writes_the_same_answer(tm
     ids = tokenizer("the cat sat on the")["input_ids"]
     wanted = openvino_genai.GenerationConfig()
     wanted.max_new_tokens, wanted.do_sample, wanted.ignore_eos = 12, False, True
-    # q4_1 is not among them: OpenVINO 2026.4 rounds the lowest value of each block to a whole step (0.8 off here).
+    # q4_1 is not among them: OpenVINO 2026.4 holds the lowest value of each block as a whole number of steps (0.8 off).
     kinds: tuple[Kind, ...] = ("f16", "q8_0", "q4_0")
     for precision in kinds:
         file = tmp_path / f"{precision}.gguf"
