@@ -81,7 +81,7 @@ def examples_from_questions(
     away = held_out_documents(found, making.hold_out)
     dataset = RetrievalDataset(f"{found.name}-questions", found.form, "", found.documents, {}, {})
     with indexed(dataset, embedder, cache, progress=progress) as collection:
-        contexts = Contexts(collection, "distractors", "hybrid", PASSAGES, making.distractors, making.seed)
+        contexts = Contexts(collection, "distractors", "hybrid", PASSAGES, making.distractors + 1, making.seed)
         for number, question in enumerate(found.questions, 1):
             into.rows += 1
             progress("making examples", number, len(found.questions))
@@ -111,9 +111,11 @@ def _example(
     if not refuses and not gold:
         into.left_out.add(WITHOUT_PASSAGE, source, "has no passage that is known to hold the answer")
         return None
-    # The nearest ones, whatever their place: to cut the order itself would leave the gold passage at its end.
+    # The nearest ones, whatever their place: to cut the order itself would leave the gold passage at its end. Refusals
+    # show as many passages as answers do, or their number would tell which it is: of a model that had learnt from one
+    # wrong passage, but from one or two with the right one, refusal recall fell from .85 with one to .08 with two.
     near = sorted(silent if refuses else others, key=lambda hit: -hit.score)
-    few = near[: draw.randint(1 if refuses else 0, max(1, len(near)))]
+    few = near[: draw.randint(0, making.distractors) + (max(1, len(gold)) if refuses else 0)]
     chosen = [hit for hit in hits if hit in few or (hit in gold and not refuses)]
     language = language_of(question.text)
     asked = [Message(one.role, one.text) for one in answer_messages(question.text, chosen, question.history)]

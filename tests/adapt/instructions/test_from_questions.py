@@ -117,6 +117,18 @@ def test_without_the_gold_passage_the_answer_is_that_there_is_none(tmp_path: Pat
         assert f"The {plant} grows" not in passages and "<passage" in passages
 
 
+def test_the_number_of_passages_does_not_tell_whether_there_is_an_answer(tmp_path: Path) -> None:
+    found = made_set(tmp_path / "set")
+    shown: dict[bool, list[int]] = {True: [], False: []}
+    for seed in range(30):
+        for example in made(found, Making(distractors=2, unanswerable=0.5, seed=seed), tmp_path)[0]:
+            count = example.messages[-2].content.count("<passage number=")
+            shown[bool(example.labels["unanswerable"])].append(count)
+    for counts in shown.values():
+        assert len(counts) > 80 and set(counts) == {1, 2, 3}
+        assert all(0.2 < counts.count(number) / len(counts) < 0.47 for number in (1, 2, 3))
+
+
 def test_questions_of_held_out_documents_are_never_examples_and_can_be_measured(tmp_path: Path) -> None:
     found = made_set(tmp_path / "set")
     making = Making(hold_out=0.3, unanswerable=0.4, seed=1)
