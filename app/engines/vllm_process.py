@@ -5,6 +5,7 @@ The server's own words go to a file; vLLM's engine and workers are processes of 
 
 import ctypes
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -129,6 +130,10 @@ def wait(running: Running, *, tell: Callable[[float, str], None], seconds: float
         time.sleep(0.5)
 
 
+_ERROR = re.compile(r"(?:(?<=\s)|^)(?:[A-Z]\w*Error|error): .*")
+_LONGEST_LOG = 1_000_000
+
+
 def last_line(log: Path) -> str:
     """What the server said last; "" if nothing yet."""
     lines = _end(log).splitlines()
@@ -136,10 +141,13 @@ def last_line(log: Path) -> str:
 
 
 def reason(log: Path) -> str:
-    """The last error in a log, else its last line."""
-    lines = [line.strip() for line in _end(log).splitlines() if line.strip()]
-    errors = [line for line in lines if "Error:" in line or "error:" in line]
-    return (errors or lines or ["it said nothing"])[-1][-400:]
+    """The last error in a log, else its last line; where that error only points up to a cause, the cause."""
+    lines = [line.strip() for line in _end(log, _LONGEST_LOG).splitlines() if line.strip()]
+    errors = [found[0] for line in lines if " WARNING " not in line and (found := _ERROR.search(line))]
+    causes = [error for error in errors if "root cause above" not in error]
+    if causes and errors[-1] not in causes:
+        return causes[0][:600]
+    return (errors or lines or ["it said nothing"])[-1][-600:]
 
 
 def _end(log: Path, characters: int = 8000) -> str:

@@ -211,5 +211,12 @@ def test_the_log_gives_the_last_error_and_the_last_line(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("INFO one\nValueError: the reason\n  at line 3\n\n")
     assert last_line(log) == "at line 3" and reason(log) == "ValueError: the reason"
+    worker = "(VllmWorker-0 pid=782) ERROR 11-28 14:56:56 [multiproc_executor.py:953]"
+    log.write_text(
+        f"{worker}     raise ValueError(\n{worker} ValueError: Available memory is too little\n"
+        + "  at line\n" * 2000
+        + "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}\n"
+    )
+    assert reason(log) == "ValueError: Available memory is too little"
     log.write_text("")
     assert last_line(log) == "" and reason(log) == "it said nothing"
