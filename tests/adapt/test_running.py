@@ -134,7 +134,7 @@ def test_the_adapter_of_the_last_stage_is_registered_with_the_base_it_belongs_to
         "held": None
     }
     assert base_of(models, adapter, cache=place.folder / "c")[1] == place.base
-    vocabulary = STAGES.splitlines()[2]
+    vocabulary = "\n".join(STAGES.splitlines()[2:4])
     two = place.run(place.recipe(stages=f"stages:\n{vocabulary}\n{lora}"), run="two")
     assert two.model is not None
     base, folder = base_of(models, find(models, "two-adapter"), cache=place.folder / "c")
@@ -234,7 +234,7 @@ def test_fresh_forgets_what_was_there(place: Place) -> None:
     assert [stage.skipped for stage in result.stages] == [False]
 
 
-def test_a_chain_that_ends_with_an_adapter_measures_the_model_under_it_and_registers_nothing(place: Place) -> None:
+def test_a_chain_that_ends_with_an_adapter_measures_it_and_registers_it_under_its_own_name(place: Place) -> None:
     stages = """
 stages:
   - dapt: {block: 32, batch_tokens: 128, tokens: 512, precision: fp32, lr: 5e-2, mix: {domain: rest},
@@ -242,7 +242,8 @@ stages:
 """
     recipe = place.recipe(stages=stages)
     first = place.run(recipe)
-    assert first.status == "finished" and first.model is None
+    assert first.status == "finished" and first.model is not None
+    assert first.model.is_adapter and first.model.name == "small"
     (stage,) = first.stages
     assert stage.adapter is not None and stage.adapter.name == "adapter" and stage.model == place.base
     assert first.base is not None and stage.measured is not None
