@@ -72,7 +72,7 @@ def _register_adapter(
     if len(results) > 1:
         stages = [one for one in manifest["stages"] if one["name"] != last.name]
         facts = {**manifest, "stages": stages, "metrics": {}}
-        base = register(models, f"{manifest['recipe']['name']}-base", results[-2].model, facts).name
+        base = register(models, f"{manifest['recipe']['run']}-base", results[-2].model, facts).name
     held = "nf4" if (last.settings.get("method") or {}).get("kind") == "qlora" else None
     return register_adapter(
         models, name, last.folder / Path(str(trained)).name, base=base, held=held, manifest=manifest
