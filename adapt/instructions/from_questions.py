@@ -112,8 +112,7 @@ def _example(
         into.left_out.add(WITHOUT_PASSAGE, source, "has no passage that is known to hold the answer")
         return None
     # The nearest ones, whatever their place: to cut the order itself would leave the gold passage at its end. Refusals
-    # show as many passages as answers do, or their number would tell which it is: of a model that had learnt from one
-    # wrong passage, but from one or two with the right one, refusal recall fell from .85 with one to .08 with two.
+    # show as many passages as answers do, or their number would tell which it is.
     near = sorted(silent if refuses else others, key=lambda hit: -hit.score)
     few = near[: draw.randint(0, making.distractors) + (max(1, len(gold)) if refuses else 0)]
     chosen = [hit for hit in hits if hit in few or (hit in gold and not refuses)]
@@ -149,7 +148,8 @@ def held_out_questions(found: QuestionSet, making: Making, *, embedder: "Embedde
                 hits = collection.search(question.text, k=PASSAGES).hits
                 wrong = next((hit.source.uri for hit in hits if hit.source.uri not in question.documents), None)
                 if wrong is not None:
-                    yield {**row, "answerable": False, "documents": [wrong]}
+                    # Within it alone: a search of all would find the passage that answers.
+                    yield {**row, "answerable": False, "documents": [wrong], "within": wrong}
                     continue
             spans = [_in_row(one, starts[one.document]) for one in question.spans]
             yield {**row, "answers": list(question.answers), "spans": spans, "documents": list(question.documents)}
