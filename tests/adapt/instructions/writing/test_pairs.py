@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fakes import HashingEmbedder
-from scripted_writer import ScriptedWriter
+from scripted_chat import ScriptedChat
 
 from adapt.instructions.from_questions import Making, examples_from_questions
 from adapt.instructions.importing import Imported
@@ -50,14 +50,14 @@ def honest(asked: str) -> str:
     return "\n".join(json.dumps(pair) for pair in (good, {**good, "answer": "99 metres"}))
 
 
-def scripted(say: Callable[[str], str | Written], **more: Any) -> ScriptedWriter:
+def scripted(say: Callable[[str], str | Written], **more: Any) -> ScriptedChat:
     """Answers by a function of the last message."""
-    return ScriptedWriter(lambda wanted: say(wanted.messages[-1].text), **more)
+    return ScriptedChat(lambda wanted: say(wanted.messages[-1].text), **more)
 
 
 def made(
     folder: Path,
-    writer: ScriptedWriter,
+    writer: ScriptedChat,
     gathered: Gathered | None = None,
     *,
     limits: PairLimits | None = None,
