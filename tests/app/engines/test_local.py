@@ -70,7 +70,7 @@ def test_it_writes_the_likeliest_tokens_whatever_the_model_folder_wishes(llm: Lo
     assert text == whole[: len(text)] and len(whole) - len(text) <= 4
     assert last.stats is not None and last.stats["completion_tokens"] == len(written)
     assert last.finish == ("stop" if len(written) < 12 else "length")
-    # Told to the millisecond, and so small a model may take less.
+    # Told to a tenth of a millisecond; so small a model may take less.
     assert last.stats["prompt_tokens"] == 8 and last.stats["first_token_seconds"] >= 0
     assert said(llm, "the cat", max_new_tokens=2)[1].stats["completion_tokens"] <= 2  # type: ignore[index]
 
