@@ -178,8 +178,12 @@ def check(
         model = loaded.fingerprint.to_json()
         kept = _by_vectors(kept, checks, loaded, cache, report, progress)
     if not kept:
-        first = report.dropped.most_common(1)[0] if report.dropped else ("form", 0)
-        raise FathomError(f"none of {rows:,} examples is left; {first[1]:,} of them: {WHY[first[0]]}")
+        if not report.dropped:
+            raise FathomError(f"'{path.name}' holds no example")
+        reason, count = report.dropped.most_common(1)[0]
+        row = report.examples[reason][0]
+        such = f" (row {row['row']}: {row['detail']})" if row["detail"] else f" (as in row {row['row']})"
+        raise FathomError(f"none of {rows:,} examples is left; {count:,} of them: {WHY[reason]}{such}")
     result: dict[str, Any] = {
         "key": key,
         "checked": now(),
