@@ -21,7 +21,7 @@ from retrieval.packing import Packed, pack
 from retrieval.passages import Answer, Document, Hit, Mode
 from retrieval.prompts import PROMPT_VERSION, REFUSALS, Language, Message, answer_messages, language_of
 from retrieval.quoting import quoted_answer
-from retrieval.rewriting import leans, refers, with_previous
+from retrieval.rewriting.condensing import leans, refers, with_previous
 from retrieval.sentences import sentence_spans
 
 if TYPE_CHECKING:

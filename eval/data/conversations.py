@@ -36,6 +36,8 @@ class Turn:
     history: tuple[Message, ...]
     rewrite: str
     cluster: str
+    topic: str = ""
+    """What the conversation is about, where the file says it; several conversations may be about the same."""
 
     @property
     def needed(self) -> bool:
@@ -71,12 +73,14 @@ def _turn(path: Path, line: int, row: Mapping[str, Any]) -> Turn:
         expected = 'a list of {"role": "user" or "assistant", "text": text}'
         raise ReadingError(str(path), "field", f"line {line}: 'history' is not {expected}.")
     match = _TURN.match(key)
+    topic = row.get("topic")
     return Turn(
         id=key,
         question=question,
         history=tuple(Message(item["role"], words(item, "text", path, line)) for item in history),
         rewrite=rewrite,
         cluster=str(row.get("conversation") or (match["conversation"] if match else key)),
+        topic=str(topic[0] if isinstance(topic, list) and topic else topic or ""),
     )
 
 

@@ -27,7 +27,9 @@ Examples = Annotated[
     Path, typer.Argument(metavar="EXAMPLES", help="Examples, .jsonl or .jsonl.gz.", show_default=False)
 ]
 
-BY_WISH = frozenset({"where", "deleted", "replaced", "held out"})
+BY_WISH = frozenset(
+    {"where", "deleted", "replaced", "held out", "duplicate", "overlap", "no history", "not served", "untouched"}
+)
 """Reasons that are no fault of a row."""
 _SHOWN = 2
 

@@ -8,7 +8,7 @@ from scripted_llm import ScriptedLLM
 
 from retrieval.errors import FathomError, UsageError
 from retrieval.prompts import Message
-from retrieval.rewriting import (
+from retrieval.rewriting.condensing import (
     HISTORY_CHARACTERS,
     HISTORY_MESSAGES,
     MAX_CHARACTERS,
