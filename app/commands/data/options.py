@@ -27,7 +27,7 @@ Examples = Annotated[
     Path, typer.Argument(metavar="EXAMPLES", help="Examples, .jsonl or .jsonl.gz.", show_default=False)
 ]
 
-BY_WISH = frozenset({"where", "deleted", "replaced", "held out"})
+BY_WISH = frozenset({"where", "deleted", "replaced", "held out", "without a history", "said twice"})
 """Reasons that are no fault of a row."""
 _SHOWN = 2
 
