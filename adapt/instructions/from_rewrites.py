@@ -1,14 +1,12 @@
-"""Conversations with human rewrites → examples of rewriting a question as it is asked for in serving, and the turns
-that are held out, as `fathom eval rewrites` reads them.
+"""Turns of conversations with human rewrites → examples of rewriting a question so that it stands alone.
 
-The prompt is that of serving (retrieval.rewriting.condensing), its history cut alike. It trains and asks no model.
+The prompt is that of serving (retrieval.rewriting.condensing). It knows no search.
 """
 
 import json
-import os
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from adapt.instructions.example import Example, Message, Origin
@@ -18,218 +16,164 @@ from eval.data.texts import storable
 from eval.figures.answer_metrics import rouge_tokens
 from eval.runs.parts import Progress
 from retrieval.errors import FathomError, UsageError
-from retrieval.reading.folder import shown
 from retrieval.rewriting.condensing import REWRITE_VERSION, cleaned_rewrite, rewrite_messages
 from retrieval.storage.durable import sync_to_disk
 
-HELD_OUT, DUPLICATE, OVERLAP = "held out", "duplicate", "overlap"
-NO_HISTORY, NOT_SERVED, UNTOUCHED = "no history", "not served", "untouched"
+NO_HISTORY, NOT_TAKEN, HELD_OUT = "without a history", "rewrite that serving would not take", "held out"
+TWICE, OVERLAP = "said twice", "held out elsewhere"
 _LEAST_WORDS = 6
-"""Words of the shortest rewrite that is taken for the same as one held out: "Who is he?" may be asked of anybody."""
+"""Different words of the shortest rewrite that counts as the same as a held-out one: anybody asks "Who is he?"."""
 
 
 @dataclass(frozen=True)
-class RewriteMaking:
-    """`untouched` is the share of the examples whose question already stands alone and is repeated, so that a model
-    learns to leave such questions alone.
+class Rewriting:
+    """`unchanged` is the most, of the examples, that leave their question as it is: a rewriter must learn that too, and
+    must not learn to do nothing. `standalone` is the share of the examples that are made for it besides, since people's
+    own are few (of CANARD's turns 3 in 100, of the Chinese set's 1 in 1,000): a human rewrite is asked in the place of
+    the question, of the same conversation or, every other time, of another one, as whoever changes the subject does.
+    `limit` turns are drawn at random; the share `hold_out` of the conversations is left out, with all that are about
+    the same topic."""
 
-    People's own come first (CANARD has 3 in 100, the Chinese set 1 in 1,000); what lacks is made: the human rewrite is
-    asked in the place of the question, of the same conversation or, every other time, of another one, as whoever
-    changes the subject does. `hold_out` is the share of the turns whose conversations, with all others about the same
-    topic, are left out; `limit` the examples at most of each source, drawn.
-    """
-
-    untouched: float = 0.1
-    hold_out: float = 0.0
+    unchanged: float = 0.15
+    standalone: float = 0.0
     limit: int | None = None
+    hold_out: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("untouched", "hold_out"):
+        for name in ("unchanged", "standalone", "hold_out"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it is a share from 0 to below 1")
         if self.limit is not None and self.limit < 1:
-            raise UsageError(f"limit is a number of examples from 1; {self.limit} was given")
+            raise UsageError(f"limit is {self.limit}; it must be 1 or more")
 
 
-def turn_files(sources: Sequence[Path]) -> list[Path]:
-    """The files of turns among files and folders, folders in the order of their names.
+@dataclass(frozen=True)
+class Conversations:
+    """The turns of a file, `learnt` and `held_out`; no conversation has turns in both, and no topic."""
 
-    Raises UsageError for what is not there, for a folder without any, and for two of one name, whose held-out turns
-    would be written to one file.
-    """
-    found: dict[str, Path] = {}
-    for source in sources:
-        if source.is_dir():
-            files = sorted(one for one in source.iterdir() if one.name.lower().endswith((".jsonl", ".jsonl.gz")))
-        else:
-            files = [source] if source.is_file() else []
-        if not files:
-            raise UsageError(
-                f"'{shown(str(source))}' is no file and no folder with .jsonl files; give lines with id, history, "
-                "question and rewrite"
-            )
-        for file in files:
-            if file.name in found:
-                raise UsageError(f"two files are called '{shown(file.name)}'; give one of them another name")
-            found[file.name] = file
-    return list(found.values())
+    path: Path
+    learnt: tuple[Turn, ...]
+    held_out: tuple[Turn, ...]
 
 
-def held_out_turns(turns: Sequence[Turn], making: RewriteMaking) -> frozenset[str]:
-    """Ids of about the wanted share of the turns: whole conversations, with all that have the same topic."""
-    groups: dict[str, list[str]] = {}
-    for turn in turns:
-        groups.setdefault(_group(turn), []).append(turn.id)
-    names = sorted(groups)
-    random.Random(f"{making.seed} held out").shuffle(names)
-    away: list[str] = []
-    for name in names:
-        if len(away) >= making.hold_out * len(turns):
-            break
-        away += groups[name]
-    return frozenset(away)
+def conversations(path: Path, making: Rewriting) -> Conversations:
+    """Read a file of turns and part it. Raises what `read_turns` raises."""
+    turns = read_turns(path)
+    groups = sorted({_group(turn) for turn in turns})
+    random.Random(f"{making.seed} held out").shuffle(groups)
+    away = frozenset(groups[: round(making.hold_out * len(groups))])
+    return Conversations(
+        path,
+        tuple(turn for turn in turns if _group(turn) not in away),
+        tuple(turn for turn in turns if _group(turn) in away),
+    )
+
+
+def _group(turn: Turn) -> str:
+    """What stands on one side of a hold-out: two conversations about one article tell each other's names."""
+    return turn.topic or turn.cluster
 
 
 def examples_from_rewrites(
-    path: Path,
-    making: RewriteMaking,
+    found: Conversations,
+    making: Rewriting,
     into: Imported,
     *,
     licence: str = "",
     progress: Progress = lambda *_: None,
 ) -> Iterator[Example]:
-    """An example for each turn with messages before it, and made ones up to the share `untouched`, in a drawn order.
+    """An example for each turn with a history whose rewrite serving would take as one, and those that are made.
 
-    Left out are turns that are held out; repetitions of a prompt; what shares a conversation, or a rewrite of some
-    length, with what is held out; rewrites that serving would not take from a model, such as a statement for a
-    question. `labels.group` is the topic or conversation, so that none stands on both sides of a split.
-    Raises UsageError and ReadingError as `read_turns` does.
+    Left out is what shares a conversation's beginning, or a rewrite of some length, with a held-out turn.
+    `labels.group` is the topic or conversation, so that none stands on both sides of a split; `labels.needed` tells
+    whether the person changed anything.
     """
-    turns = read_turns(path)
-    into.forms[path.name] = f"turns, {len(turns):,}"
-    away = held_out_turns(turns, making)
-    asked, untouched = _usable(path, turns, away, into, progress)
-    draw = random.Random(f"{making.seed} {path.name}")
-    draw.shuffle(asked)
-    draw.shuffle(untouched)
-    whole = len(asked) + len(untouched) if making.untouched == 0 else round(len(asked) / (1 - making.untouched))
-    whole = min(whole, making.limit or whole)
-    wanted = min(round(making.untouched * whole), whole)
-    for turn in untouched[wanted:]:
-        into.left_out.add(UNTOUCHED, f"{path.name}#{turn.id}", "stands alone, and there are enough of these")
-    chosen = [(turn, "") for turn in asked[: whole - wanted]] + [(turn, "") for turn in untouched[:wanted]]
-    lacking = wanted - min(wanted, len(untouched))
-    chosen += [(turn, "made") for turn in _made(asked[: whole - wanted], lacking, draw)]
-    draw.shuffle(chosen)
-    for turn, how in chosen:
-        into.examples += 1
-        yield _example(path, turn, how, licence)
-
-
-def write_held_out(folder: Path, files: Iterable[Path], making: RewriteMaking) -> Mapping[str, int]:
-    """Write the held-out turns of each file under its own name into a folder; how many there are of each.
-
-    Each file is there whole or not at all. Raises FathomError where it cannot be written.
-    """
-    counts: dict[str, int] = {}
-    for path in files:
-        turns = read_turns(path)
-        away = held_out_turns(turns, making)
-        rows = [
-            {
-                "id": turn.id,
-                "conversation": turn.cluster,
-                **({"topic": turn.topic} if turn.topic else {}),
-                "history": [{"role": message.role, "text": message.text} for message in turn.history],
-                "question": turn.question,
-                "rewrite": turn.rewrite,
-            }
-            for turn in turns
-            if turn.id in away
-        ]
-        text = "".join(storable(json.dumps(row, ensure_ascii=False)) + "\n" for row in rows)
-        _write(folder / path.name.removesuffix(".gz"), text)
-        counts[path.name] = len(rows)
-    return counts
-
-
-def _write(file: Path, text: str) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.new")
-    try:
-        file.parent.mkdir(exist_ok=True)
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        sync_to_disk(temporary)
-        os.replace(temporary, file)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise FathomError(
-            f"'{shown(str(file))}' cannot be written ({error.strerror or error}); name another place"
-        ) from error
-    sync_to_disk(file.parent)
-
-
-def _group(turn: Turn) -> str:
-    return turn.topic or turn.cluster
-
-
-def _usable(
-    path: Path, turns: Sequence[Turn], away: frozenset[str], into: Imported, progress: Progress
-) -> tuple[list[Turn], list[Turn]]:
-    """Turns to learn from: those that people rewrote, and those that they left as they were."""
-    kept_back = {key for turn in turns if turn.id in away for key in _keys(turn)}
-    seen: set[tuple[str, str]] = set()
-    asked: list[Turn] = []
-    untouched: list[Turn] = []
+    turns = _chosen(found, making, into)
+    seen: set[str] = set()
     for number, turn in enumerate(turns, 1):
-        into.rows += 1
-        progress(f"reading {path.name}", number, len(turns))
-        where = f"{path.name}#{turn.id}"
-        prompt = _prompt(turn)
-        if turn.id in away:
-            into.left_out.add(HELD_OUT, where, "is held out")
-        elif not any(message.text.strip() for message in turn.history):
-            into.left_out.add(NO_HISTORY, where, "has nothing before it, and no model is asked to rewrite it")
-        elif kept_back & _keys(turn):
-            into.left_out.add(OVERLAP, where, "is said among what is held out, too")
-        elif prompt in seen:
-            into.left_out.add(DUPLICATE, where, "is there twice")
-        elif cleaned_rewrite(turn.rewrite, turn.question) != (" ".join(turn.rewrite.split()), ""):
-            into.left_out.add(NOT_SERVED, where, f"has a rewrite that would not be taken: {turn.rewrite[:80]!r}")
+        progress("making examples", number, len(turns))
+        text, problem = cleaned_rewrite(turn.rewrite, turn.question)
+        source = f"{found.path.name}#{turn.id}"
+        if problem:
+            into.left_out.add(NOT_TAKEN, source, f"has a rewrite that is {problem}")
+            continue
+        asked = [Message(one.role, one.text) for one in rewrite_messages(turn.question, turn.history)]
+        example = Example.of(
+            [*asked, Message("assistant", text)],
+            origin=Origin("rewritten", source, REWRITE_VERSION, licence),
+            labels={"group": _group(turn), "task": "rewrite", "needed": turn.needed},
+        )
+        if example.id in seen:
+            into.left_out.add(TWICE, source, "is there already")
+            continue
+        seen.add(example.id)
+        into.examples += 1
+        yield example
+
+
+def _chosen(found: Conversations, making: Rewriting, into: Imported) -> Sequence[Turn]:
+    """The turns to learn from, in a random order of their own."""
+    into.rows += len(found.learnt) + len(found.held_out)
+    for turn in found.held_out:
+        into.left_out.add(HELD_OUT, f"{found.path.name}#{turn.id}", "is of a conversation that is held out")
+    turns = []
+    held_out = {said for turn in found.held_out for said in _said(turn)}
+    for turn in found.learnt:
+        where = f"{found.path.name}#{turn.id}"
+        if not any(message.text.strip() for message in turn.history):
+            into.left_out.add(NO_HISTORY, where, "begins its conversation")
+        elif not held_out.isdisjoint(_said(turn)):
+            into.left_out.add(OVERLAP, where, "is said in a conversation that is held out, too")
         else:
-            (asked if turn.needed else untouched).append(turn)
-        seen.add(prompt)
-    return asked, untouched
+            turns.append(turn)
+    random.Random(f"{making.seed} rewrites").shuffle(turns)
+    needed = [turn for turn in turns if turn.needed]
+    most = round(len(needed) * making.unchanged / (1.0 - making.unchanged))
+    kept = frozenset(turn.id for turn in [*needed, *[turn for turn in turns if not turn.needed][:most]])
+    chosen = [turn for turn in turns if turn.id in kept][: making.limit]
+    return [*chosen, *_standalone(chosen, making)]
 
 
-def _prompt(turn: Turn) -> tuple[str, str]:
-    """The prompt, by which repetitions are known: turns whose histories differ before the cut are the same."""
-    _, said = rewrite_messages(turn.question, turn.history)
-    return " ".join(rouge_tokens(said.text)), turn.question.casefold()
-
-
-def _keys(turn: Turn) -> set[str]:
-    """What must not be said on both sides of a hold-out: a conversation's beginning, a telling rewrite."""
-    found = (
-        {"history " + " ".join(rouge_tokens(" ".join(one.text for one in turn.history[:2])))} if turn.history else set()
-    )
+def _said(turn: Turn) -> set[str]:
+    """What must not be said on both sides of a hold-out: how a conversation begins, and a rewrite that tells much."""
     words = rouge_tokens(turn.rewrite)
-    if len(set(words)) >= _LEAST_WORDS:
-        found.add("rewrite " + " ".join(words))
+    found = {"rewrite " + " ".join(words)} if len(set(words)) >= _LEAST_WORDS else set()
+    if len(turn.history) > 1:
+        found.add("begins " + " ".join(rouge_tokens(" ".join(message.text for message in turn.history[:2]))))
     return found
 
 
-def _made(turns: Sequence[Turn], count: int, draw: random.Random) -> Iterator[Turn]:
-    """Conversations in which a question is asked that stands alone: a human rewrite, of theirs or of another one."""
-    for place in range(count if turns else 0):
-        turn = turns[place % len(turns)]
-        other = turn if place % 2 == 0 else draw.choice(turns)
-        yield Turn(turn.id, other.rewrite, turn.history, other.rewrite, turn.cluster, turn.topic)
+def _standalone(turns: Sequence[Turn], making: Rewriting) -> Iterator[Turn]:
+    """Conversations in which a question is asked that stands alone."""
+    draw = random.Random(f"{making.seed} standalone")
+    asked = [turn for turn in turns if turn.needed]
+    count = round(len(turns) * making.standalone / (1.0 - making.standalone)) if asked else 0
+    for place in range(count):
+        turn = asked[place % len(asked)]
+        other = turn if place % 2 == 0 else draw.choice(asked)
+        yield replace(turn, id=f"{turn.id} standalone", question=other.rewrite, rewrite=other.rewrite)
 
 
-def _example(path: Path, turn: Turn, how: str, licence: str) -> Example:
-    prompt = [Message(one.role, one.text) for one in rewrite_messages(turn.question, turn.history)]
-    labels = {"group": f"{path.name} {_group(turn)}", "task": "rewrite", "untouched": not turn.needed}
-    origin = Origin("rewrites", f"{path.name}#{turn.id}{' ' + how if how else ''}", REWRITE_VERSION, licence)
-    target = " ".join(turn.rewrite.split())
-    return Example.of([*prompt, Message("assistant", target)], origin=origin, labels=labels)
+def write_turns(path: Path, turns: Sequence[Turn]) -> None:
+    """A file of turns, as `read_turns` reads it. Raises FathomError where it cannot be written."""
+    rows = (
+        {
+            "id": turn.id,
+            "conversation": turn.cluster,
+            **({"topic": turn.topic} if turn.topic else {}),
+            "history": [{"role": message.role, "text": message.text} for message in turn.history],
+            "question": turn.question,
+            "rewrite": turn.rewrite,
+        }
+        for turn in turns
+    )
+    new = path.with_name(f".{path.name}.new")
+    try:
+        with new.open("w", encoding="utf-8", newline="\n") as out:
+            out.writelines(storable(json.dumps(row, ensure_ascii=False)) + "\n" for row in rows)
+        sync_to_disk(new)
+        new.replace(path)
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        raise FathomError(f"'{path}' cannot be written ({error.strerror or error}); name another place") from error

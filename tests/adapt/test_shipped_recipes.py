@@ -33,6 +33,7 @@ def test_the_recipes_are_there() -> None:
         "embedded-python",
         "methods",
         "qwen3-4b-h200",
+        "rewriter",
     }
 
 

@@ -28,7 +28,7 @@ Examples = Annotated[
 ]
 
 BY_WISH = frozenset(
-    {"where", "deleted", "replaced", "held out", "duplicate", "overlap", "no history", "not served", "untouched"}
+    {"where", "deleted", "replaced", "held out", "without a history", "said twice", "held out elsewhere"}
 )
 """Reasons that are no fault of a row."""
 _SHOWN = 2

@@ -1,4 +1,4 @@
-"""`fathom data rewrites SOURCE… --out FILE`: human rewrites → examples of rewriting a question. Only words."""
+"""`fathom data rewrites FILE…`: conversations with human rewrites → examples of rewriting. Only words."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,35 +15,38 @@ if TYPE_CHECKING:
 
 def command(
     out: Out,
-    sources: Annotated[
+    files: Annotated[
         list[Path],
         typer.Argument(
-            metavar="SOURCE...",
-            help="Turns with human rewrites, as 'fathom eval rewrites' reads them: files, or folders of them.",
+            metavar="FILE…",
+            help="Lines {id, history, question, rewrite}, as 'fathom eval rewrites' reads them.",
             show_default=False,
         ),
     ],
-    untouched: Annotated[
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="N", min=1, help="Turns of each file, drawn at random.")
+    ] = None,
+    unchanged: Annotated[
+        float | None,
+        typer.Option("--unchanged", metavar="SHARE", help="Of the examples, at most, whose question stays as it is."),
+    ] = None,
+    standalone: Annotated[
         float | None,
         typer.Option(
-            "--untouched", metavar="SHARE", min=0.0, max=0.99, help="Examples whose question already stands alone.",
-            show_default="0.1",
+            "--standalone",
+            metavar="SHARE",
+            help="Of the examples, made ones whose question stands alone.",
+            show_default="none",
         ),
     ] = None,
     hold_out: Annotated[
-        float | None,
-        typer.Option(
-            "--hold-out", metavar="SHARE", min=0.0, max=0.99, help="Of the turns, whole conversations.",
-            show_default="0",
-        ),
+        float | None, typer.Option("--hold-out", metavar="SHARE", help="Of the conversations, whole topics, left out.")
     ] = None,
     held_out_to: Annotated[
         Path | None,
-        typer.Option("--held-out-to", metavar="DIR", help="Write what is held out there, for 'fathom eval rewrites'."),
-    ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option("--limit", metavar="N", min=1, help="Examples of each file, drawn.", show_default="all"),
+        typer.Option(
+            "--held-out-to", metavar="FILE", help="Write what is held out there (.jsonl), for 'fathom eval rewrites'."
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Of all that is drawn.")] = None,
     licence: Licence = "",
@@ -51,30 +54,32 @@ def command(
     dry_run: DryRun = False,
     workspace: Workspace = None,
     as_json: AsJson = False,
-) -> None:  # fmt: skip
-    """Turn human rewrites of conversational questions into examples of rewriting, as the search asks for it."""
-    from adapt.instructions.from_rewrites import RewriteMaking, examples_from_rewrites, turn_files, write_held_out
+) -> None:
+    """Turn conversations whose questions people rewrote into examples of rewriting, as the search asks for it."""
+    from adapt.instructions.from_rewrites import Rewriting, conversations, examples_from_rewrites, write_turns
     from adapt.instructions.importing import Imported
-    from adapt.instructions.question_sets import require_new_folder
     from retrieval.errors import UsageError
 
     run = begin(workspace, as_json)
-    given = {"untouched": untouched, "hold_out": hold_out, "limit": limit, "seed": seed}
-    making = RewriteMaking(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
-    if held_out_to is not None and not making.hold_out:
-        raise UsageError("--held-out-to needs --hold-out, the share of the turns that is held out")
+    given = {"limit": limit, "unchanged": unchanged, "standalone": standalone, "hold_out": hold_out, "seed": seed}
+    making = Rewriting(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     if held_out_to is not None:
-        require_new_folder(held_out_to, replace=replace)
-    files = turn_files(sources)
+        if not making.hold_out or len(files) > 1:
+            raise UsageError("--held-out-to needs --hold-out, the share that is held out, and one file")
+        if held_out_to.exists() and not replace:
+            raise UsageError(f"'{held_out_to}' is there already; name another file, or write over it with --replace")
     require_new(out, replace=replace, sources=tuple(files))
-    if held_out_to is not None and not dry_run:
-        for name, count in write_held_out(held_out_to, files, making).items():
-            run.terminal.note(f"{count:,} turns of {name} are in {held_out_to}")
     into = Imported()
+    found = [conversations(file.expanduser(), making) for file in files]
+    for one in found:
+        into.forms[str(one.path)] = f"{len(one.learnt):,} turns to learn from, {len(one.held_out):,} held out"
+    if held_out_to is not None and not dry_run:
+        write_turns(held_out_to, found[0].held_out)
+        run.terminal.note(f"{len(found[0].held_out):,} turns of held-out conversations are in {held_out_to}")
     with run.terminal.progress() as progress:
 
         def examples() -> "Iterator[Example]":
-            for file in files:
-                yield from examples_from_rewrites(file, making, into, licence=licence, progress=progress)
+            for one in found:
+                yield from examples_from_rewrites(one, making, into, licence=licence, progress=progress)
 
         finish(run, examples(), into, out, dry_run=dry_run)
