@@ -82,7 +82,7 @@ def tools(settings: Settings) -> "Tools":
 
     @cache
     def rewriter(name: str | None) -> "Rewriter":
-        from retrieval.rewriting.condensing import rewriter_named
+        from retrieval.rewriting.naming import rewriter_named
 
         return rewriter_named(name, llm)
 

@@ -23,7 +23,8 @@ from retrieval.collection import Collection
 from retrieval.errors import ReadingError, UsageError
 from retrieval.passages import Mode
 from retrieval.prompts import language_of
-from retrieval.rewriting.condensing import REWRITE_VERSION, LanguageModelRewriter, rewriter_named
+from retrieval.rewriting.condensing import REWRITE_VERSION, LanguageModelRewriter
+from retrieval.rewriting.naming import rewriter_named
 
 MEASURES = ("nDCG@10", "RR@10")
 DEPTH = 10

@@ -1,4 +1,4 @@
-"""Question → search → packed context → streamed text → checked citations, as a stream of events.
+"""Question → found passages → packed context → streamed text → checked citations, as a stream of events.
 
 One pipeline for the command line, the page, the API and evaluation. It knows no interface and no particular model.
 """
@@ -15,14 +15,15 @@ from retrieval.answerability import THRESHOLD, MeaningScale, confidence
 from retrieval.citing import check_citations
 from retrieval.errors import MissingError, UsageError
 from retrieval.filters import Filter
+from retrieval.finding import FindSettings, Found, Reranker, find
 from retrieval.flagging import flags
-from retrieval.fusion import ranked, reciprocal_rank
 from retrieval.packing import Packed, pack
 from retrieval.passages import Answer, Document, Hit, Mode
 from retrieval.prompts import PROMPT_VERSION, REFUSALS, Language, Message, answer_messages, language_of
 from retrieval.quoting import quoted_answer
-from retrieval.rewriting.condensing import leans, refers, with_previous
+from retrieval.rewriting.plans import Planner
 from retrieval.sentences import sentence_spans
+from retrieval.steps import Step
 
 if TYPE_CHECKING:
     from llama_index.core.llms import LLM
@@ -81,7 +82,8 @@ class AnswerSettings:
 @dataclass(frozen=True, slots=True)
 class Searched:
     """The search is done. Hit i has number i + 1, and the answer is made from the first `given`; `timings` are
-    milliseconds. Where `confidence` is below `threshold` a refusal follows."""
+    milliseconds. Where `confidence` is below `threshold` a refusal follows. `standalone` is the question that stands
+    alone, and `steps` are what each step of the search did."""
 
     queries: tuple[str, ...]
     hits: tuple[Hit, ...]
@@ -89,6 +91,8 @@ class Searched:
     given: int = 0
     confidence: float = 1.0
     threshold: float = 0.0
+    standalone: str = ""
+    steps: tuple[Step, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,13 +147,17 @@ def answer_stream(
     history: Sequence[Message | Mapping[str, str]] = (),
     embedder: "Embedder | None" = None,
     settings: AnswerSettings | None = None,
+    planner: Planner | None = None,
+    reranker: Reranker | None = None,
+    finding: FindSettings | None = None,
     stop: threading.Event | None = None,
 ) -> Iterator[AnswerEvent]:
     """Yield Searched, then Tokens, then Finished.
 
     `mode="quote"` (or no `llm`) answers with sentences of the sources. `history` are earlier messages, oldest first,
-    as Message or {"role", "content"}. `embedder` lets quotes be chosen by meaning as well. Setting `stop`, or closing
-    the iterator, ends generation at once; with `stop` what was written so far is checked and finished.
+    as Message or {"role", "content"}. `embedder` lets quotes be chosen by meaning as well. `planner`, `reranker` and
+    `finding` are those of `retrieval.finding.find`. Setting `stop`, or closing the iterator, ends generation at once;
+    with `stop` what was written so far is checked and finished.
     Raises UsageError for an empty question, and what the search and the engine raise.
     """
     settings = settings or AnswerSettings()
@@ -160,22 +168,33 @@ def answer_stream(
     documents = _Documents(collection)
     writer = _Writer(llm, settings, language) if mode == "generate" and llm is not None else None
     earlier = _messages(history, settings)
-    queries, results = _search(question, earlier, collection, search_mode, k, filters, owners)
-    clock.add(_timings(results))
-    clock.lap("search")
-    found = _joined(results, k)
-    packed = writer.packed(question, earlier, found, documents) if writer else pack(found, documents.get)
+    found = find(
+        question,
+        earlier,
+        collection=collection,
+        k=k,
+        mode=search_mode,
+        filters=filters,
+        owners=owners,
+        planner=planner,
+        reranker=reranker,
+        settings=finding,
+        stop=stop,
+    )
+    clock.add(found.timings)
+    clock.lap("search", without=("rewrite", "expand", "rerank"))
+    packed = writer.packed(question, earlier, found.hits, documents) if writer else pack(found.hits, documents.get)
     clock.lap("pack")
-    # What belongs to the question before says nothing of this one, unless this one leans on it.
-    asked = list(zip(queries, results, strict=True))[: None if leans(question) else 1]
     sure = max(
-        confidence(query, pack(result.hits, documents.get).hits, collection.meaning_scale) for query, result in asked
+        confidence(query, pack(hits, documents.get).hits, collection.meaning_scale) for query, hits in found.evidence
     )
     least = threshold(collection, settings)
     clock.lap("confidence")
-    yield Searched(queries, packed.hits, dict(clock.times), packed.given, sure, least)
+    yield Searched(
+        found.queries, packed.hits, dict(clock.times), packed.given, sure, least, found.standalone, found.steps
+    )
     clock.lap("outside")  # what the reader of the stream took between two events is not ours
-    finish = _Finish(question, language, queries, packed.hits, sure, least, embedder, documents, settings, clock)
+    finish = _Finish(question, language, found, packed.hits, sure, least, embedder, documents, settings, clock)
     if sure < least:
         yield finish.refused("none")
     elif writer is None:
@@ -222,7 +241,7 @@ def _written(
     checked = check_citations(text, packed.shown, finish.documents.get, question=finish.question)
     clock.lap("check")
     if stopped or (checked.citations and checked.support >= finish.settings.least_support):
-        marked = flags(checked.text, packed.shown, " ".join([*finish.queries, *(m.text for m in writer.earlier)]))
+        marked = flags(checked.text, packed.shown, " ".join([*finish.found.queries, *(m.text for m in writer.earlier)]))
         clock.lap("flag")
         yield finish.answered(checked.text, model, citations=checked.citations, flags=marked)
     elif says_no_answer(text):
@@ -230,38 +249,6 @@ def _written(
     else:
         # Nothing of what the model wrote stands in the passages: better the passages' own words.
         yield from finish.quoted(f"{model}+quote", draft=text)
-
-
-def _search(
-    question: str,
-    history: Sequence[Message],
-    collection: Searchable,
-    mode: Mode,
-    k: int,
-    filters: Sequence[Filter],
-    owners: frozenset[str] | None,
-) -> tuple[tuple[str, ...], list["SearchResult"]]:
-    """Search for the question and, in a conversation, for it together with the one before ("and its price?")."""
-    queries = tuple(dict.fromkeys([question.strip(), with_previous(question, history)]))
-    return queries, [collection.search(query, mode=mode, k=k, filters=filters, owners=owners) for query in queries]
-
-
-def _timings(results: Sequence["SearchResult"]) -> dict[str, float]:
-    """Milliseconds of each stage, of all searches together."""
-    timings: dict[str, float] = {}
-    for result in results:
-        for name, value in result.timings.items():
-            timings[f"search.{name}"] = timings.get(f"search.{name}", 0.0) + value
-    return timings
-
-
-def _joined(results: Sequence["SearchResult"], k: int) -> list[Hit]:
-    """The k best of several searches."""
-    if len(results) == 1:
-        return list(results[0].hits)
-    hits = {hit.passage.id: hit for result in reversed(results) for hit in result.hits}
-    fused = reciprocal_rank([[hit.passage.id for hit in result.hits] for result in results])
-    return [hits[key] for key, _ in ranked(fused, k)]
 
 
 class _Writer:
@@ -324,7 +311,7 @@ class _Finish:
 
     question: str
     language: Language
-    queries: tuple[str, ...]
+    found: Found
     hits: tuple[Hit, ...]
     confidence: float
     threshold: float
@@ -338,10 +325,8 @@ class _Finish:
 
     def quoted(self, model: str, *, draft: str = "") -> Iterator[AnswerEvent]:
         """The sources' own sentences; a refusal where none fits."""
-        # A question that points at another one says too little to choose sentences by ("and the second one?").
-        asked = self.queries[-1] if refers(self.question) else self.question
         text, citations = quoted_answer(
-            asked,
+            self.found.standalone,
             self.hits,
             embedder=self.embedder,
             document=self.documents.get,
@@ -362,13 +347,15 @@ class _Finish:
             text,
             refused,
             more.pop("citations", ()),
-            self.queries,
+            self.found.queries,
             self.hits,
             model,
             self.clock.done(),
             confidence=round(self.confidence, 4),
             threshold=self.threshold,
             prompt_version=PROMPT_VERSION if asked else "",
+            standalone=self.found.standalone,
+            steps=self.found.steps,
             **more,
         )
         return Finished(answer)
@@ -448,9 +435,11 @@ class _Clock:
     def add(self, times: Mapping[str, float]) -> None:
         self.times.update(times)
 
-    def lap(self, name: str) -> None:
+    def lap(self, name: str, *, without: Sequence[str] = ()) -> None:
+        """The time since the last lap, less the times that have names of their own already."""
         now = time.perf_counter()
-        self.times[name] = round(self.times.get(name, 0.0) + (now - self._last) * 1000, 2)
+        took = (now - self._last) * 1000 - sum(self.times.get(other, 0.0) for other in without)
+        self.times[name] = round(self.times.get(name, 0.0) + max(0.0, took), 2)
         self._last = now
 
     def done(self) -> dict[str, float]:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from retrieval.steps import Step
+
 Scalar = str | int | float | bool
 Mode = Literal["lexical", "dense", "hybrid"]
 
@@ -143,6 +145,7 @@ class Answer:
 
     `confidence` is the estimated probability that the documents answer the question; below `threshold` it is refused.
     `draft` is what the model wrote where quotations took its place. `prompt_version` is "" where no model was asked.
+    `standalone` is the question as it stands alone, and `steps` are what each step of the search did.
     """
 
     text: str
@@ -157,3 +160,5 @@ class Answer:
     threshold: float | None = None
     draft: str = ""
     prompt_version: str = ""
+    standalone: str = ""
+    steps: tuple[Step, ...] = ()

@@ -6,13 +6,14 @@ Passages are found, documents are ranked: a document ranks where its best passag
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import cast, get_args
 
 from eval.data.corpora import CorpusDocument, as_document
 from eval.runs.parts import Reranker, Rewriter
 from retrieval.collection import Collection, SearchResult
 from retrieval.errors import FathomError, UsageError
+from retrieval.finding import reranked
 from retrieval.passages import Hit, Mode
 from retrieval.prompts import Message
 
@@ -165,25 +166,6 @@ class Searcher:
             if document is not None and document not in known:
                 known.add(document)
                 documents.append((document, score))
-
-
-def reranked(query: str, hits: Sequence[Hit], reranker: Reranker, depth: int) -> tuple[Hit, ...]:
-    """The first `depth` hits in the order of the reranker's scores (ties as they stood), then the others as they were.
-
-    Raises FathomError where the reranker gives another number of scores than it got hits.
-    """
-    read = list(hits[:depth])
-    scores = reranker(query, read) if read else []
-    if len(scores) != len(read):
-        raise FathomError(f"the reranker gave {len(scores)} scores for {len(read)} passages")
-    if not all(math.isfinite(score) for score in scores):
-        raise FathomError("the reranker gave a score that is not finite (rerank)")
-    scored = [
-        replace(hit, score=score, scores=replace(hit.scores, rerank=score))
-        for hit, score in zip(read, scores, strict=True)
-    ]
-    first = sorted(scored, key=lambda hit: -hit.score)
-    return tuple(replace(hit, rank=rank) for rank, hit in enumerate([*first, *hits[depth:]], 1))
 
 
 def without_itself(

@@ -13,7 +13,7 @@ from eval.rewrites import RewritesPart, text_metrics
 from eval.runs.parts import PartFolder, Tools
 from retrieval.errors import FathomError, ReadingError, UsageError
 from retrieval.prompts import Message
-from retrieval.rewriting.condensing import rewriter_named
+from retrieval.rewriting.naming import rewriter_named
 
 
 def turn(question: str, rewrite: str, *, history: bool = True) -> Turn:

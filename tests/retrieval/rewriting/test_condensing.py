@@ -15,11 +15,10 @@ from retrieval.rewriting.condensing import (
     LanguageModelRewriter,
     Rewritten,
     cleaned_rewrite,
-    refers,
     rewrite_messages,
-    rewriter_named,
-    with_previous,
 )
+from retrieval.rewriting.naming import rewriter_named
+from retrieval.rewriting.rules import refers, with_previous
 
 HISTORY = [Message("user", "Who wrote Dune?"), Message("assistant", "Frank Herbert wrote Dune in 1965.")]
 
