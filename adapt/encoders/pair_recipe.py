@@ -139,8 +139,8 @@ def load_pair_recipe(
     word = values.get("root", "")
     if not isinstance(word, str):
         raise UsageError(f"{path}: root: {str(word)[:60]!r} is not valid; expected a folder")
-    place = root if root is not None else path.parent / os.path.expanduser(word)
-    values |= {"root": Path(os.path.abspath(os.path.expanduser(place)))}
+    begins = root if root is not None else path.parent / os.path.expanduser(word)
+    values |= {"root": Path(os.path.abspath(os.path.expanduser(begins)))}
     values.setdefault("name", path.stem)
     try:
         recipe = PairRecipe.model_validate(values, strict=True)

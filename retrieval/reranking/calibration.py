@@ -44,7 +44,7 @@ def features(hits: Sequence[Hit], logits: Sequence[float], legs: Legs) -> np.nda
         "lexical": [(hit.scores.lexical or 0.0) / best if best > 0.0 else 0.0 for hit in hits],
         "fused": [hit.scores.fused or 0.0 for hit in hits],
     }
-    return np.array([columns[name] for name in FEATURES[legs]], dtype=np.float64).T.reshape(len(hits), -1)
+    return np.stack([np.array(columns[name], dtype=np.float64) for name in FEATURES[legs]], axis=1)
 
 
 @dataclass(frozen=True, slots=True)

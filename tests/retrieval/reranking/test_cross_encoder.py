@@ -9,7 +9,6 @@ from tiny_encoders import WORDS, hit, save_cross_encoder
 
 from retrieval.errors import DamagedError, MissingError, UsageError
 from retrieval.reranking.cross_encoder import CrossEncoderReranker, load_cross_encoder
-from retrieval.reranking.load import load_reranker
 from retrieval.reranking.pairs import passage_text
 
 
