@@ -11,7 +11,7 @@ from retrieval.passages import Scores
 from retrieval.reranking.calibration import Calibration, features, legs_of
 
 WEIGHTS: dict[str, Any] = {
-    "hybrid": {"logit": 1.0, "dense": 2.0, "lexical": 4.0, "fused": 8.0, "bias": -3.0},
+    "hybrid": {"logit": 1.0, "fused": 8.0, "bias": -3.0},
     "dense": {"logit": 1.0, "dense": 2.0, "bias": 0.0},
     "lexical": {"logit": 1.0, "lexical": 2.0, "bias": 0.0},
     "none": {"logit": 1.0, "bias": 0.0},
@@ -25,10 +25,10 @@ def sigmoid(value: float) -> float:
 def test_each_way_of_searching_has_weights_of_its_own_and_a_missing_score_counts_nothing() -> None:
     calibration = Calibration.from_json(WEIGHTS, "tiny")
     both = [hit("a", scores=Scores(0.5, 6.0, 0.9)), hit("b", scores=Scores(0.25, None, 0.3))]
-    # logit + 2·dense + 4·(BM25 / best BM25) + 8·fused − 3
-    assert calibration(both, [1.0, 0.0]) == pytest.approx([sigmoid(1 + 1 + 4 + 7.2 - 3), sigmoid(0.5 + 2.4 - 3)])
+    assert calibration(both, [1.0, 0.0]) == pytest.approx([sigmoid(1 + 7.2 - 3), sigmoid(2.4 - 3)])
     assert calibration([hit("a", scores=Scores(dense=0.5))], [1.0]) == pytest.approx([sigmoid(2.0)])
-    assert calibration([hit("a", scores=Scores(lexical=3.0))], [1.0]) == pytest.approx([sigmoid(3.0)])
+    by_words = [hit("a", scores=Scores(lexical=3.0)), hit("b", scores=Scores(lexical=1.5))]
+    assert calibration(by_words, [1.0, 1.0]) == pytest.approx([sigmoid(1 + 2.0), sigmoid(1 + 1.0)])
     assert calibration([hit("a")], [1.0]) == pytest.approx([sigmoid(1.0)])
     assert calibration([], []) == []
 
