@@ -24,8 +24,9 @@ def sigmoid(value: float) -> float:
 
 def test_each_way_of_searching_has_weights_of_its_own_and_a_missing_score_counts_nothing() -> None:
     calibration = Calibration.from_json(WEIGHTS, "tiny")
-    both = [hit("a", scores=Scores(0.5, 6.0, 0.9)), hit("b", scores=Scores(0.25, None, 0.3))]
-    assert calibration(both, [1.0, 0.0]) == pytest.approx([sigmoid(1 + 7.2 - 3), sigmoid(2.4 - 3)])
+    both = [hit("a", scores=Scores(0.5, 6.0, 0.8)), hit("b", scores=Scores(0.25, None, 0.2))]
+    # logit + 8 · fused / best fused − 3
+    assert calibration(both, [1.0, 0.0]) == pytest.approx([sigmoid(1 + 8 - 3), sigmoid(2 - 3)])
     assert calibration([hit("a", scores=Scores(dense=0.5))], [1.0]) == pytest.approx([sigmoid(2.0)])
     by_words = [hit("a", scores=Scores(lexical=3.0)), hit("b", scores=Scores(lexical=1.5))]
     assert calibration(by_words, [1.0, 1.0]) == pytest.approx([sigmoid(1 + 2.0), sigmoid(1 + 1.0)])
