@@ -20,7 +20,7 @@ from retrieval.reading.folder import shown
 from retrieval.storage.durable import sync_to_disk
 
 Role = Literal["system", "user", "assistant"]
-Kind = Literal["rows", "conversations", "self-instruct", "evolved", "grounded", "raft", "feedback"]
+Kind = Literal["rows", "conversations", "self-instruct", "evolved", "grounded", "raft", "judged", "feedback"]
 Decision = Literal["accepted", "edited", "rejected"]
 
 _LOG = logging.getLogger(__name__)
