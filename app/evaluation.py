@@ -74,11 +74,11 @@ def tools(settings: Settings) -> "Tools":
 
     @cache
     def reranker(name: str | None) -> "Reranker":
-        from retrieval.reranking import load_cross_encoder
+        from app.rerankers import reranker_named
 
         if name is None:
-            raise UsageError("no reranker is named; give the name or folder of a cross-encoder")
-        return load_cross_encoder(name)
+            raise UsageError("no reranker is named; give the name or folder of a cross-encoder, or 'llm'")
+        return reranker_named(settings, name, llm, counting=True)
 
     @cache
     def rewriter(name: str | None) -> "Rewriter":
@@ -149,11 +149,14 @@ def _identity(settings: Settings) -> Callable[..., Any]:
     def rewriter(word: str | None = None) -> dict[str, Any] | None:
         return None if word in (None, "none", "previous") else engine(word)
 
-    def reranker(name: str | None = None) -> str | None:
+    def reranker(name: str | None = None) -> Any:
+        from app.rerankers import reranker_identity
         from retrieval.embedding.model_files import find_model, weights_hash
 
         if name is None:
             return None
+        if (asked := reranker_identity(settings, name, engine)) is not None:
+            return asked
         return weights_hash(find_model(name, download=settings.embedding.download), settings.embedding.cache_folder())
 
     def language_model(name: str | None = None, adapter: Path | None = None) -> dict[str, Any]:

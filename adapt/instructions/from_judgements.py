@@ -2,8 +2,8 @@
 documents and denoised.
 
 The prompt is that of serving (retrieval.llm_reranking.judging). Negatives are what our own search ranks high, since
-that is what a reranker is shown; those that look as relevant as the positive are dropped (NV-Retriever, Moreira et al.
-2024, arXiv:2407.15831: a negative above 95 % of the positive's similarity is a false one more often than not).
+that is what a reranker is shown; those that look as relevant as the positive are dropped (as NV-Retriever does, Moreira
+et al. 2024, arXiv:2407.15831: of hard negatives the nearest are mostly relevant ones that nobody judged).
 """
 
 import random
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 NOT_FOUND, WITHOUT_NEGATIVE = "relevant passage not found", "without a negative"
 HELD_OUT = "held out"
-TOO_NEAR = 0.95
-"""Of the positive's cosine similarity to the query."""
+TOO_NEAR = 0.9
+"""Of the way from the lowest cosine similarity found to the positive's. The paper's 95 % of the similarity itself leaves
+no hard negative where all similarities lie close together, as those of an English model do for Chinese passages."""
 SAME_QUESTION = 0.6
 """Jaccard similarity of two queries' telling words from which they are taken to ask for the same."""
 NEAR = 15
@@ -115,7 +116,9 @@ def _of_query(
     draw = random.Random(f"{making.seed} judge {source}")
     wanted = len(positives) * (1.0 - making.share) / making.share
     count = int(wanted) + (draw.random() < wanted % 1)
-    allowed = [hit for hit in hits if _may_be_shown(hit, text, positives, judged, query, asks)]
+    similar = [hit.scores.dense for hit in hits if hit.scores.dense is not None]
+    lowest = min(similar, default=0.0)
+    allowed = [hit for hit in hits if _may_be_shown(hit, text, positives, lowest, judged, query, asks)]
     rejected = set(judged.rejected.get(query, ()))
     known = [hit for hit in allowed if hit.source.uri in rejected]
     negatives = _drawn([hit for hit in allowed if hit not in known], count - min(count, len(known)), draw)
@@ -143,9 +146,15 @@ def _best_of_each(hits: Iterable[Hit]) -> Iterator[Hit]:
 
 
 def _may_be_shown(
-    hit: Hit, text: str, positives: list[Hit], judged: JudgedSet, query: str, asks: dict[str, list[frozenset[str]]]
+    hit: Hit,
+    text: str,
+    positives: list[Hit],
+    lowest: float,
+    judged: JudgedSet,
+    query: str,
+    asks: dict[str, list[frozenset[str]]],
 ) -> bool:
-    """Whether a hit may stand as not relevant."""
+    """Whether a hit may stand as not relevant; `lowest` is the lowest similarity found."""
     document = hit.source.uri
     if judged.dataset.qrels[query].get(document, 0) > 0 or document in judged.held_out_documents:
         return False
@@ -156,7 +165,7 @@ def _may_be_shown(
         if " ".join(positive.passage.text.split()) == plain:
             return False
         near, limit = hit.scores.dense, positive.scores.dense
-        if near is not None and limit is not None and near > TOO_NEAR * limit:
+        if near is not None and limit is not None and near - lowest > TOO_NEAR * (limit - lowest):
             return False
     words = content_tokens(text)
     return not any(len(words & other) >= SAME_QUESTION * len(words | other) for other in asks.get(document, ()))

@@ -97,15 +97,19 @@ def held_out(judged: JudgedSet, share: float) -> JudgedSet:
 
 
 def drawn(judged: JudgedSet, *, queries: int | None, documents: int | None, seed: int) -> JudgedSet:
-    """At most so many queries to learn from, and of the documents those that are judged for them or held out and others
-    drawn at random, so many in all."""
+    """At most so many queries to learn from; and of the documents those judged for them and others drawn at random, so
+    many in all, none of them held out."""
     dataset = judged.dataset
     names = sorted(dataset.queries)
     chosen = set(names if queries is None else random.Random(seed).sample(names, min(queries, len(names))))
     kept = {query: text for query, text in dataset.queries.items() if query in chosen}
     if documents is not None:
-        needed = {document for query in (*kept, *judged.held_out) for document in dataset.qrels[query]}
-        others = [document.id for document in dataset.documents if document.id not in needed]
+        needed = {document for query in kept for document in dataset.qrels[query]}
+        others = [
+            document.id
+            for document in dataset.documents
+            if document.id not in needed and document.id not in judged.held_out_documents
+        ]
         room = max(0, documents - len(needed))
         needed |= set(random.Random(seed).sample(others, min(room, len(others))))
         dataset = replace(dataset, documents=tuple(document for document in dataset.documents if document.id in needed))

@@ -31,7 +31,8 @@ MAX_COMPARED = 1_000
 class Scoring(Protocol):
     """What gives the scores in the first place."""
 
-    calibrated: bool
+    @property
+    def calibrated(self) -> bool: ...
 
     @property
     def described(self) -> dict[str, Any]: ...

@@ -75,12 +75,12 @@ def command(
     into = Imported()
     found = []
     for word in sources:
-        judged = held_out(judged_set(word), hold_out or 0.0)
-        judged = drawn(judged, queries=limit, documents=documents, seed=making.seed)
+        whole = held_out(judged_set(word), hold_out or 0.0)
+        judged = drawn(whole, queries=limit, documents=documents, seed=making.seed)
         into.forms[word] = f"{judged.dataset.form}, {len(judged.dataset.queries):,} queries to learn from"
         found.append(judged)
     if held_out_to is not None and not dry_run:
-        count = write_question_set(held_out_to, found[0].held_out_rows(), found[0].dataset.documents)
+        count = write_question_set(held_out_to, whole.held_out_rows(), whole.dataset.documents)
         run.terminal.note(f"{count:,} queries for held-out documents are in {held_out_to}")
     embedder = embedder_of(run.settings)()
     with run.terminal.progress() as progress:

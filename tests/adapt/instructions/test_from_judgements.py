@@ -123,6 +123,8 @@ def test_fewer_queries_and_documents_can_be_drawn(tmp_path: Path) -> None:
     assert {document for query in few.dataset.queries for document in few.dataset.qrels[query]} <= {
         document.id for document in few.dataset.documents
     }
+    away = drawn(held_out(judged, 0.3), queries=2, documents=6, seed=0)
+    assert len(away.dataset.documents) == 6 and not {"d7", "d8", "d9"} & {one.id for one in away.dataset.documents}
     assert drawn(judged, queries=3, documents=5, seed=1) == few != drawn(judged, queries=3, documents=5, seed=2)
 
 
