@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 NOT_FOUND, WITHOUT_NEGATIVE = "relevant passage not found", "without a negative"
 HELD_OUT = "held out"
 TOO_NEAR = 0.9
-"""Of the way from the lowest cosine similarity found to the positive's. The paper's 95 % of the similarity itself leaves
-no hard negative where all similarities lie close together, as those of an English model do for Chinese passages."""
+"""Of the way from the lowest cosine similarity found to the positive's. The paper's 95 % of the similarity itself
+leaves no hard negative where all similarities lie close together, as an English model's do for Chinese passages."""
 SAME_QUESTION = 0.6
 """Jaccard similarity of two queries' telling words from which they are taken to ask for the same."""
 NEAR = 15
