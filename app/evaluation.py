@@ -74,16 +74,11 @@ def tools(settings: Settings) -> "Tools":
 
     @cache
     def reranker(name: str | None) -> "Reranker":
-        from retrieval.reranking.load import load_reranker
+        from app.rerankers import reranker_named
 
-        found = load_reranker(
-            name or "none",
-            threads=settings.embedding.threads,
-            cache=settings.embedding.cache,
-            download=settings.embedding.download,
-        )
+        found = reranker_named(settings, name or "none", llm, counting=True)
         if found is None:
-            raise UsageError("no reranker is named; give 'packaged', or the name or folder of a cross-encoder")
+            raise UsageError("no reranker is named; give 'packaged', a cross-encoder's name or folder, or 'llm'")
         return found
 
     @cache
@@ -160,13 +155,10 @@ def _identity(settings: Settings) -> Callable[..., Any]:
     def rewriter(word: str | None = None) -> dict[str, Any] | None:
         return None if word in (None, "none", "previous") else engine(word)
 
-    def reranker(name: str | None = None) -> str | None:
-        from retrieval.reranking.load import reranker_identity
+    def reranker(name: str | None = None) -> Any:
+        from app.rerankers import reranker_identity
 
-        if name is None:
-            return None
-        cache, download = settings.embedding.cache_folder(), settings.embedding.download
-        return reranker_identity(name, cache=cache, download=download)
+        return None if name is None else reranker_identity(settings, name, engine)
 
     def language_model(name: str | None = None, adapter: Path | None = None) -> dict[str, Any]:
         from eval.models.language_models import locate

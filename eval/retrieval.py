@@ -153,7 +153,7 @@ class _Run:
             extras = self._measure(folder, progress, stack)
         records = {query: record for query, record in folder.done().items() if query in self.dataset.queries}
         self._write_runs(folder.path, records)
-        return self._about() | extras | self._proof(records)
+        return self._about() | extras | _reranking(records) | self._proof(records)
 
     def _measure(self, folder: PartFolder, progress: Progress, stack: ExitStack) -> dict[str, Any]:
         began = time.perf_counter()
@@ -237,6 +237,8 @@ class _Run:
             "relevant": dict(self.dataset.qrels[query]),
             "hits": [_shown(hit) for hit in searched.hits[:SHOWN]],
         }
+        if searched.reranking:
+            record["reranking"] = searched.reranking
         if self.pipeline.rewrite:
             record["rewritten"] = searched.query
         if query in self.dataset.spans:
@@ -344,6 +346,18 @@ def _shown(hit: Hit) -> dict[str, Any]:
         "score": hit.score,
         "text": passage.text[:SHOWN_CHARACTERS],
     }
+
+
+def _reranking(records: Mapping[str, Record]) -> dict[str, Any]:
+    """What a reranker that tells its costs cost a query, on average, and how many queries it left something out of."""
+    told = [record["reranking"] for record in records.values() if record.get("reranking")]
+    if not told:
+        return {}
+    names = dict.fromkeys(name for one in told for name in one if name != "note")
+    means = {name: sum(one.get(name, 0) for one in told) / len(told) for name in names}
+    notes = [one["note"] for one in told if one.get("note")]
+    cost: dict[str, Any] = {"queries": len(told), "a_query": means, "with_notes": len(notes)}
+    return {"reranking": cost | ({"first_note": notes[0]} if notes else {})}
 
 
 def _versions(tool: object) -> Any:

@@ -92,6 +92,29 @@ class Speaker:
     async def do_speak(self, body: dict[str, Any]) -> None:
         return None
 
+    async def rerank(self, request: Request) -> Response:
+        """Scores by the words that document and query share, best first, as vLLM answers; what some first words of
+        a query get instead is wrong."""
+        body = json.loads(await request.body())
+        self.bodies.append(body)
+        self.headers.append(dict(request.headers))
+        words = set(body["query"].split())
+        shares = [len(words & set(text.split())) / len(words) for text in body["documents"]]
+        rows = [{"index": n, "document": {"text": ""}, "relevance_score": share} for n, share in enumerate(shares)]
+        answer: Any = {"results": sorted(rows, key=lambda row: -row["relevance_score"]), "usage": {"total_tokens": 9}}
+        match body["query"].partition(" ")[0]:
+            case "fewer":
+                answer["results"].pop()
+            case "words":
+                answer = {"results": [{"index": 0, "relevance_score": "high"}]}
+            case "list":
+                answer = [0.5]
+            case "wrong":
+                return JSONResponse({"error": {"message": "The model does not support Score API"}}, 400)
+            case "hang":
+                await asyncio.sleep(60)
+        return JSONResponse(answer)
+
     async def do_never(self, body: dict[str, Any]) -> Response:
         async def events() -> AsyncIterator[str | bytes]:
             number = 0
@@ -227,6 +250,7 @@ def speaking() -> Iterator[Speaker]:
         Route("/tokenize", speaker.tokenize, methods=["POST"]),
         Route("/v1/chat/completions", speaker.chat, methods=["POST"]),
         Route("/v1/completions", speaker.chat, methods=["POST"]),
+        Route("/v1/rerank", speaker.rerank, methods=["POST"]),
         Route("/bare/chat/completions", speaker.chat, methods=["POST"]),
         Route("/odd/models", lambda request: PlainTextResponse("hello")),
         Route("/empty/models", lambda request: JSONResponse({"data": []})),

@@ -1,4 +1,4 @@
-"""`fathom model list|show|verify|export|remove`: registered models on the screen. Only words; adapt does it."""
+"""`fathom model list|show|verify|export|calibrate|remove`: registered models on the screen. Only words."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.commands.model_calibrate import calibrate
 from app.commands.model_export import export
 from app.commands.options import AsJson, Run, Workspace, begin
 from app.failures import FAILED
@@ -125,6 +126,7 @@ def verify(
 
 
 app.command("export")(export)
+app.command("calibrate")(calibrate)
 
 
 @app.command("remove")

@@ -79,6 +79,16 @@ class ServerLLM(SpeakingLLM):
         """Requests under way at once; more wait in line."""
         return self._endpoint.concurrency
 
+    @property
+    def endpoint(self) -> Endpoint:
+        """The address with its key, for other things that the server can do."""
+        return self._endpoint
+
+    @property
+    def speaks_vllm(self) -> bool:
+        """Whether the server says that it is vLLM."""
+        return self._speaks_vllm
+
     def close(self) -> None:
         """Hang up on everything that runs."""
         self._endpoint.close()

@@ -151,13 +151,20 @@ class TransformersModel:
     def next_logprobs(self, batch: Sequence[Sequence[int]], targets: Sequence[int]) -> np.ndarray:
         """ln P of each of `targets` as the token that follows each sequence, float32 of (sequences, targets).
 
-        One pass for a sequence, however many targets. Raises ValueError for a sequence longer than the window or empty.
+        One pass for a sequence, however many targets; what all begin with goes through the model once. Raises
+        ValueError for a sequence longer than the window or empty.
         """
         found = np.empty((len(batch), len(targets)), dtype=np.float32)
+        shared = _shared(batch)
+        stem: Any = None
         for group in batches([len(ids) for ids in batch], self.batch_tokens):
             if not 0 < len(batch[group[-1]]) <= len(batch[group[0]]) <= self.window:
                 raise ValueError(f"a sequence has 1 to {self.window} tokens, not {[len(batch[i]) for i in group][:3]}")
-            found[group] = self._next([batch[index] for index in group], targets)
+            if stem is None and len(batch) > 1 and shared >= WORTH_SHARING and self._can_branch:
+                stem = self._state_after(batch[0][:shared])
+            found[group] = self._next(
+                [batch[index] for index in group], targets, shared if stem is not None else 0, stem
+            )
         return found
 
     def close(self) -> None:
@@ -182,20 +189,21 @@ class TransformersModel:
         half = len(rows) // 2
         return self._halving(rows[:half], first[:half]) + self._halving(rows[half:], first[half:])
 
-    def _next(self, rows: list[Sequence[int]], targets: Sequence[int]) -> np.ndarray:
-        """One padded batch; halved where it does not fit on the GPU."""
+    def _next(self, rows: list[Sequence[int]], targets: Sequence[int], shared: int, stem: Any) -> np.ndarray:
+        """One padded batch, whose first `shared` tokens `stem` stands for; halved where it does not fit on the GPU."""
         import torch
 
         try:
             with torch.inference_mode():
-                ids, mask = self._padded(rows)
-                ends = torch.tensor([len(tokens) - 1 for tokens in rows], device=ids.device)
+                ids, mask = self._padded([tokens[shared:] for tokens in rows])
+                ends = torch.tensor([len(tokens) - shared - 1 for tokens in rows], device=ids.device)
                 places = torch.arange(len(rows), device=ids.device)
                 if self._finish is None:
                     told = self._model(input_ids=ids, attention_mask=mask, use_cache=False).logits
                     logits = told[:, -ids.shape[1] :][places, ends]
                 else:
-                    hidden, _ = self._hidden(input_ids=ids, attention_mask=mask, use_cache=False)
+                    kept = self._copies(stem, shared, mask) if shared else {"attention_mask": mask, "use_cache": False}
+                    hidden, _ = self._hidden(input_ids=ids, **kept)
                     logits = self._finish(self._head(hidden[places, ends]))
                 return logits.float().log_softmax(-1)[:, list(targets)].cpu().numpy()
         except torch.OutOfMemoryError:
@@ -206,7 +214,26 @@ class TransformersModel:
                 ) from None
         torch.cuda.empty_cache()
         half = len(rows) // 2
-        return np.concatenate([self._next(rows[:half], targets), self._next(rows[half:], targets)])
+        halves = (self._next(part, targets, shared, stem) for part in (rows[:half], rows[half:]))
+        return np.concatenate(list(halves))
+
+    def _state_after(self, tokens: Sequence[int]) -> Any:
+        """What the model keeps of a beginning."""
+        import torch
+
+        with torch.inference_mode():
+            return self._hidden(input_ids=self._padded([tokens])[0], use_cache=True)[1].past_key_values
+
+    def _copies(self, stem: Any, shared: int, mask: "torch.Tensor") -> dict[str, Any]:
+        """Inputs that let each row of `mask` go on from its own copy of a beginning of `shared` tokens."""
+        import copy
+
+        import torch
+
+        state = copy.deepcopy(stem)
+        state.batch_repeat_interleave(len(mask))
+        before = torch.ones(len(mask), shared, dtype=mask.dtype, device=mask.device)
+        return {"attention_mask": torch.cat([before, mask], dim=1), "past_key_values": state, "use_cache": True}
 
     def _scored(self, rows: Sequence[Sequence[int]], first: Sequence[int]) -> list[np.ndarray]:
         import torch
@@ -296,17 +323,12 @@ class TransformersModel:
 
     def _grow(self, rows: list[int], tails: list[Sequence[int]], cache: Any, shared: int, results: Any) -> None:
         """Score what comes after the first token of each tail, on copies of the stem's state."""
-        import copy
-
         import torch
 
         if max(len(tail) for tail in tails) < 2:
             return
-        state = copy.deepcopy(cache)
-        state.batch_repeat_interleave(len(tails))
         ids, mask = self._padded([tail[:-1] or tail for tail in tails])
-        mask = torch.cat([torch.ones(len(tails), shared, dtype=mask.dtype, device=mask.device), mask], dim=1)
-        hidden, _ = self._hidden(input_ids=ids, attention_mask=mask, past_key_values=state, use_cache=True)
+        hidden, _ = self._hidden(input_ids=ids, **self._copies(cache, shared, mask))
         picked = [(row, i) for row, tail in enumerate(tails) for i in range(1, len(tail))]
         at = torch.tensor(picked, device=ids.device)
         targets = torch.tensor([tails[row][i] for row, i in picked], device=ids.device)

@@ -62,6 +62,8 @@ class Searched:
     hits: tuple[Hit, ...]
     timings: dict[str, float]
     documents: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
+    reranking: dict[str, float | str] = field(default_factory=dict)
+    """What the reranker says of its own costs, and what it left out."""
 
 
 class Searcher:
@@ -108,15 +110,17 @@ class Searcher:
             if name in result.timings:
                 timings[own] = result.timings[name]
         hits = result.hits
+        told: _Told | None = None
         if self.pipeline.rerank and self.reranker is not None:
             start = time.perf_counter()
-            hits = reranked(asked, hits, self.reranker, self.rerank_depth)
+            told = _Told(self.reranker)
+            hits = reranked(asked, hits, told, self.rerank_depth)
             timings["rerank"] = (time.perf_counter() - start) * 1e3
         timings["total"] = (time.perf_counter() - began) * 1e3
         stages = {stage: self._ranking(result, stage) for stage in self.pipeline.stages}
         if self.pipeline.rerank:
             stages["rerank"] = [(hit.passage.id, hit.score) for hit in hits]
-        searched = Searched(asked, stages, hits, timings)
+        searched = Searched(asked, stages, hits, timings, reranking=told.costs if told is not None else {})
         for stage, ranking in stages.items():
             if not all(math.isfinite(score) for _, score in ranking):
                 raise FathomError(f"the {stage} stage gave a score that is not finite")
@@ -166,6 +170,22 @@ class Searcher:
             if document is not None and document not in known:
                 known.add(document)
                 documents.append((document, score))
+
+
+class _Told:
+    """A reranker for one query that keeps what it cost, where it tells (retrieval/llm_reranking/outcome.py)."""
+
+    def __init__(self, reranker: Reranker) -> None:
+        self._reranker = reranker
+        self.costs: dict[str, float | str] = {}
+
+    def __call__(self, query: str, hits: list[Hit]) -> list[float]:
+        rerank = getattr(self._reranker, "rerank", None)
+        if rerank is None:
+            return self._reranker(query, hits)
+        found = rerank(query, hits)
+        self.costs = found.costs() | ({"note": found.note} if found.note else {})
+        return list(found.scores)
 
 
 def without_itself(

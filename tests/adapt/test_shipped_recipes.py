@@ -36,6 +36,7 @@ def test_the_recipes_are_there() -> None:
         "embedded-grounded",
         "embedded-medical",
         "embedded-python",
+        "llm-reranker",
         "methods",
         "qwen3-4b-h200",
         "rewriter",

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripted_judge import ScriptedJudge
+from scripted_llm import ScriptedLLM
 from typer.testing import CliRunner
 
 from app.cli import app
@@ -103,3 +105,19 @@ def test_a_broken_dataset_is_named_with_file_and_line(fathom: Fathom, dataset: P
     said = " ".join(fathom("eval", "retrieval", str(dataset), code=1).output.split())
     assert "test.tsv: line 1: the grade 'much' is not a whole number" in said
     assert not list((tmp_path / "w").glob("runs/*/parts"))
+
+
+def test_a_language_model_reranks_and_its_cost_is_told(
+    fathom: Fathom, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm = ScriptedJudge(weigh=lambda text: 0.9 if "membrane" in text.split("<passage")[1] else 0.1, batches=[])
+    monkeypatch.setattr("app.build.engine_named", lambda settings, name: llm)
+    asked = ("eval", "retrieval", str(dataset), "--pipeline", "lexical+rerank", "--reranker", "llm")
+    found = json.loads(fathom(*asked, "--json").stdout)
+    assert found["metrics"]["nDCG@10"] == 1.0 and sum(llm.batches) >= 2
+    assert found["extras"]["reranking"]["a_query"]["prompt_tokens"] > 20
+    assert found["extras"]["reranker"]["kind"] == "llm pointwise"
+    assert "tokens read, 0 tokens written" in " ".join(fathom(*asked, "--fresh").output.split())
+    monkeypatch.setattr("app.build.engine_named", lambda settings, name: ScriptedLLM(say=str))
+    said = " ".join(fathom(*asked, "--fresh", code=2).output.split())
+    assert "shows no probabilities" in said and "llm:listwise" in said

@@ -148,3 +148,27 @@ def test_documents_are_asked_by_rules_and_give_a_question_set(fathom: Fathom, tm
     empty = fathom("data", "cloze", str(tmp_path / "b.txt"), "--out", str(tmp_path / "none"), code=1)
     assert "no question came of 1 documents" in empty.stderr and not (tmp_path / "none").exists()
     assert "there is no file" in fathom("data", "cloze", "absent.txt", "--out", str(tmp_path / "n"), code=2).stderr
+
+
+def test_judged_queries_become_examples_of_judging(fathom: Fathom, tmp_path: Path) -> None:
+    pairs, out = tmp_path / "pairs.jsonl", tmp_path / "judged.jsonl"
+    rows: list[dict[str, object]] = [
+        {
+            "query": "how high is the fern",
+            "positive": "The fern is two metres high.",
+            "negatives": ["Ferns are green."],
+        },
+        {"query": "绿茶的水温是多少", "positive": "水温应该在八十度左右。", "negatives": ["绿茶不经过发酵。"]},
+    ]
+    pairs.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    asked = ("data", "judgements", str(pairs), "--share", "0.5", "--out", str(out))
+    assert "4 examples of 2 rows would be written" in fathom(*asked, "--dry-run").output and not out.exists()
+    told = json.loads(fathom(*asked, "--json", "--licence", "ours").stdout)
+    assert told["examples"] == 4 and told["forms"] == {str(pairs): "pairs, 2 queries to learn from"}
+    made = list(read_examples(out))
+    assert [example.messages[-1].content for example in made].count("yes") == 2
+    assert {example.origin.by for example in made if example.origin} == {"judge-1"}
+    for wrong in (("--share", "1"), ("--hold-out", "1"), ("--held-out-to", "x")):
+        fathom(*asked[:3], "--out", str(tmp_path / "new.jsonl"), *wrong, code=2)
+    fathom("data", "judgements", str(tmp_path / "none"), "--out", str(tmp_path / "new.jsonl"), code=2)
+    assert "is there already" in fathom(*asked, code=2).output

@@ -6,6 +6,7 @@ import math
 import ir_measures
 import pytest
 from fakes import HashingEmbedder
+from scripted_judge import ScriptedJudge
 
 from eval.figures.metrics import MEASURES
 from eval.retrieval import RetrievalPart
@@ -14,6 +15,7 @@ from eval.search.embedders import HashingEmbedder as WordCounts
 from eval.search.pipelines import Pipeline, Searcher
 from retrieval.collection import Collection, SearchSettings
 from retrieval.errors import FathomError, MissingError, ReadingError, UsageError
+from retrieval.llm_reranking.pointwise import PointwiseReranker
 from retrieval.passages import Document
 from retrieval.splitting import SplitSettings
 
@@ -148,6 +150,21 @@ def test_reranking_orders_the_first_and_leaves_the_rest(dataset, tools, tmp_path
     folder, _, _ = run(RetrievalPart(dataset, "lexical+rerank"), backwards, tmp_path, "two")
     order = {stage: [name for name, _ in ranking] for stage, ranking in folder.done()["q1"]["rankings"].items()}
     assert order["rerank"] == order["lexical"][::-1] and len(order["lexical"]) > 1
+
+
+def test_what_a_language_model_cost_stands_in_records_and_results(dataset, tools, tmp_path):
+    llm = ScriptedJudge(weigh=lambda text: 0.9 if "yeast" in text.split("<passage")[1] else 0.2, batches=[])
+    reranker = PointwiseReranker(llm, counting=True)
+    part = RetrievalPart(dataset, "hybrid+rerank", rerank_depth=3)
+    folder, extras, _ = run(part, tools(reranker=lambda name: reranker), tmp_path)
+    records = folder.done()
+    assert records["q4"]["hits"][0]["document"] == "bread"
+    costs = [record["reranking"] for record in records.values()]
+    assert all(cost["passages"] == 3 and cost["calls"] == 1 and "note" not in cost for cost in costs)
+    mean = extras["reranking"]["a_query"]
+    assert mean["prompt_tokens"] == sum(cost["prompt_tokens"] for cost in costs) / 4 > 60
+    assert mean["seconds"] > 0 and extras["reranking"]["with_notes"] == 0
+    assert extras["reranker"]["prompt_version"] == "judge-1"
 
 
 @pytest.mark.parametrize(("scores", "words"), [([math.nan] * 9, "not finite"), ([1.0, 2.0, 3.0] * 50, "scores for")])

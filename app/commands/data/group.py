@@ -8,6 +8,7 @@ from app.commands.data import (
     cloze,
     evolve,
     importing,
+    judgements,
     questions,
     reviewing,
     rewrites,
@@ -25,6 +26,7 @@ app.command("cloze")(cloze.command)
 app.command("write")(write.command)
 app.command("questions")(questions.command)
 app.command("rewrites")(rewrites.command)
+app.command("judgements")(judgements.command)
 app.command("self-instruct")(self_instruct.command)
 app.command("evolve")(evolve.command)
 app.command("score")(score.command)

@@ -56,7 +56,12 @@ def command(
     ] = None,
     reranker: Annotated[
         str | None,
-        typer.Option("--reranker", metavar="NAME", help="Cross-encoder: a folder or a name.", show_default=False),
+        typer.Option(
+            "--reranker",
+            metavar="NAME",
+            help="Cross-encoder: a folder or a name; llm[:listwise|:pairwise][:ENGINE]; score:ADDRESS[#MODEL].",
+            show_default=False,
+        ),
     ] = None,
     rerank_depth: Annotated[
         int | None,
@@ -151,10 +156,28 @@ def _show(run: Run, result: "PartResult") -> None:
         return
     final = {name: estimate for name, estimate in result.estimates.items() if ":" not in name.removeprefix("span:")}
     show(run, replace(result, estimates=final))
+    if cost := result.extras.get("reranking"):
+        run.terminal.note(_said_cost(cost))
     earlier = [stage for stage in result.extras["stages"][:-1] if f"{stage}:nDCG@10" in result.estimates]
     _stages(run, "before the last stage", result.estimates, earlier)
     if f"{PASSAGES}:nDCG@10" in result.estimates:
         _stages(run, "in ordinary passages", result.estimates, [PASSAGES])
+
+
+def _said_cost(cost: "Mapping[str, Any]") -> str:
+    """What reranking cost a query, in words."""
+    mean = cost["a_query"]
+    said = [f"{mean.get('passages', 0):,.1f} passages", f"{mean.get('calls', 0):,.1f} calls"]
+    for name, word in (("prompt_tokens", "read"), ("completion_tokens", "written")):
+        if name in mean:
+            said.append(f"{mean[name]:,.0f} tokens {word}")
+    whole = f"reranking, a query: {', '.join(said)}, {mean.get('seconds', 0):.2f} s"
+    notes = cost["with_notes"]
+    return (
+        f"{whole}; {notes:,} of {cost['queries']:,} with something left out, as {cost['first_note']}"
+        if notes
+        else whole
+    )
 
 
 def _stages(run: Run, heading: str, estimates: "Mapping[str, Estimate]", stages: Sequence[str]) -> None:

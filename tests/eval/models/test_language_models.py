@@ -69,6 +69,31 @@ def test_sequences_that_begin_alike_may_share_the_beginning(
         np.testing.assert_allclose(one, other, atol=1e-4)
 
 
+def test_what_prompts_begin_with_goes_through_the_model_once(
+    model: TransformersModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stem = SEQUENCES[2]
+    prompts = [stem + [11, 12, 13], stem + [4], stem + [11, 5, 6, 7, 8], stem + [9] * 9]
+    targets = [7, 8, 200]
+    read: list[int] = []
+    hidden = model._hidden
+
+    def counted(**inputs: Any) -> Any:
+        read.append(inputs["input_ids"].numel())
+        return hidden(**inputs)
+
+    monkeypatch.setattr(model, "_hidden", counted)
+    found = model.next_logprobs(prompts, targets)
+    assert sum(read) == len(stem) + 4 * 9  # the beginning, and four ends padded to the longest
+    monkeypatch.setattr(model, "batch_tokens", 50)  # each on its own copy
+    np.testing.assert_allclose(model.next_logprobs(prompts, targets), found, atol=1e-4)
+    monkeypatch.setattr(model, "_can_branch", False)  # the plain way
+    np.testing.assert_allclose(model.next_logprobs(prompts, targets), found, atol=1e-4)
+    for ids, row in zip(prompts, found, strict=True):
+        alone = [plain_logprobs(model._model, [*ids, target])[-1] for target in targets]
+        np.testing.assert_allclose(row, alone, atol=1e-4)
+
+
 def test_sequences_with_little_in_common_take_the_long_way(model: TransformersModel) -> None:
     for one, other in zip(model.logprobs(SEQUENCES), model.branches(SEQUENCES), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
