@@ -1,0 +1,1 @@
+"""Small encoders trained here: recipes of adapters on an embedding model."""
