@@ -28,7 +28,7 @@ MAX_JSON_BYTES = 1 << 20
 MAX_RANK = 1024
 _KEY = re.compile(r"base_model\.model\.([\w.]+)\.lora_([AB])\.weight")
 # Everything else that peft's configuration may switch on changes what the two matrices mean.
-_MUST_BE = {
+_MUST_BE: Mapping[str, tuple[object, ...]] = {
     "peft_type": ("LORA",),
     "use_dora": (False, None),
     "use_rslora": (False, None),

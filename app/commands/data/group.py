@@ -8,6 +8,7 @@ from app.commands.data import (
     cloze,
     evolve,
     importing,
+    queries,
     questions,
     reviewing,
     rows,
@@ -23,6 +24,7 @@ app.command("rows")(rows.command)
 app.command("cloze")(cloze.command)
 app.command("write")(write.command)
 app.command("questions")(questions.command)
+app.command("queries")(queries.command)
 app.command("self-instruct")(self_instruct.command)
 app.command("evolve")(evolve.command)
 app.command("score")(score.command)
