@@ -1,1 +1,1 @@
-"""Small encoders trained here: recipes of adapters on an embedding model."""
+"""Recipes for encoders: rerankers and support checkers that read two texts together, embedding models that read one."""

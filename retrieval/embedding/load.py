@@ -87,7 +87,7 @@ def load_embedder(settings: EmbeddingSettings, *, samples: Sequence[str] | None 
 
     files = _files(settings)
     weights = weights_hash(files, settings.cache_folder())
-    device = _device(settings)
+    device = device_of(settings)
     if device == "cpu" and settings.backend != "torch" and settings.precision != "fp16":
         embedder = _on_openvino(settings, files, weights, samples)
         if embedder is not None:
@@ -112,7 +112,7 @@ def _files(settings: EmbeddingSettings) -> "ModelFiles":
     return files if settings.adapter is None else under_adapter(files, settings.adapter, settings.cache_folder())
 
 
-def _device(settings: EmbeddingSettings) -> str:
+def device_of(settings: EmbeddingSettings) -> str:
     """ "cpu", or the torch device; torch is imported only where a driver says that there may be one."""
     if settings.device != "auto":
         return settings.device
