@@ -20,8 +20,3 @@ def ranking_loss(queries: Any, passages: Any, allowed: Any, temperature: float) 
     own = torch.eye(count, len(passages), dtype=torch.bool, device=scores.device)
     scores = scores.masked_fill(~(allowed | own), float("-inf"))
     return torch.nn.functional.cross_entropy(scores, torch.arange(count, device=scores.device))
-
-
-def distance_from(vectors: Any, before: Any) -> Any:
-    """Mean squared distance of vectors (n, d) from where the model put them before it was tuned, a scalar tensor."""
-    return (vectors - before).pow(2).sum(dim=1).mean()
