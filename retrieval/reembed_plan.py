@@ -46,7 +46,7 @@ def plan_reembed(collection: Collection, embedder: Embedder, splitting: SplitSet
         passages=passages,
         tokens=int(tokens),
         bytes=sum(path.stat().st_size for path in collection.folder.rglob("*") if path.is_file()),
-        seconds=round(int(tokens) * _seconds_per_token(collection, embedder, splitting), 1),
+        seconds=int(tokens) * _seconds_per_token(collection, embedder, splitting),
         resplit=bool(of_split & set(changes)),
         changes=changes,
     )

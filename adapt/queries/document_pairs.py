@@ -15,6 +15,7 @@ from itertools import zip_longest
 from adapt.corpus.cutting import without_heading
 from adapt.queries.pair_file import LONGEST, QueryPair
 from adapt.queries.pieces import Paper, Piece
+from retrieval.passages import Heading
 from retrieval.sentences import sentence_spans
 from retrieval.splitting import embedding_text
 from retrieval.support import content_tokens
@@ -28,17 +29,20 @@ LEAST_LEFT = 8
 """Of what is left of a passage."""
 LONGEST_QUERY = 300
 """Characters: people's queries are shorter, and the model reads no more than some 60 tokens of them."""
+LONGEST_SECTION = 900
+"""Characters of what stands below a heading: a passage of 192 tokens of English has about as many."""
 LEAST_SENTENCES = 3
 LARGEST_CODE = 200_000
 _NUMBERED = re.compile(r"^(?:[\d.]+|[IVXLC]+\.|第[一二三四五六七八九十百\d]+[章节條条])[\s、.]+")
 _ASKED = re.compile(r"^[ \t#>*\-]*(?:(?:Q|问|问题|Question)\s*\d*\s*[:：.]\s*)?(.{8,200}[?？])[ \t*]*$", re.MULTILINE)
 _ANSWERED = re.compile(r"^\s*(?:A|答|回答|Answer)\s*\d*\s*[:：.]\s*")
+_GAP = re.compile(r"\n\s*\n")
 _LINES = re.compile(r"\A(?:[^\w\n]*\n)+")
 
 
 def document_pairs(papers: Sequence[Paper], kinds: Sequence[str], seed: int) -> Iterator[tuple[Paper, list[QueryPair]]]:
     """The pairs of each document, of the kinds wanted, those of one kind together."""
-    headings = Counter(name for paper in papers for name in {_last(piece) for piece in paper.pieces})
+    headings = Counter(name for paper in papers for name in {heading for heading, _ in _sections(paper)})
     for paper in papers:
         rng = random.Random(f"{seed} {paper.uri}")
         makers: Mapping[str, Iterator[QueryPair]] = {
@@ -93,36 +97,41 @@ def _titles(paper: Paper) -> Iterator[QueryPair]:
             yield QueryPair(title, body, paper.uri, "title")
 
 
+def _sections(paper: Paper) -> Iterator[tuple[str, str]]:
+    """Each heading, without its number, with the beginning of the text between it and the next."""
+    ends = [heading.start for heading in paper.headings[1:]]
+    for heading, end in zip_longest(paper.headings, ends, fillvalue=len(paper.text)):
+        if isinstance(heading, Heading):
+            first = paper.text.find("\n", heading.start, end)
+            body = _LINES.sub("", paper.text[first:end]).strip() if first >= 0 else ""
+            yield _NUMBERED.sub("", _one_line(heading.title)), _beginning(body)
+
+
 def _headings(paper: Paper, known: Counter[str]) -> Iterator[QueryPair]:
-    """A heading that several documents have ("Rationale") says with the title what it is about."""
+    """A heading that several documents have ("Rationale"), or of one word, says with the title what it is about."""
     title = _one_line(paper.title)
-    seen: set[tuple[str, ...]] = set()
-    for piece in paper.pieces:
-        path = piece.hit.passage.headings
-        heading = _last(piece)
-        if not heading or path in seen or heading == title:
-            continue
-        seen.add(path)
+    for heading, body in _sections(paper):
         own = known[heading] == 1 and _tells(heading, LEAST_TOLD)
-        query = heading if own else f"{title}: {heading}" if _tells(title) else ""
-        body = _below(path[-1], piece.hit.passage.text)
-        if query and _left(body) and not query.endswith(("?", "？")):
+        query = heading if own else f"{title}: {heading}" if _tells(title) and heading else ""
+        if query and heading != title and _left(body) and not query.endswith(("?", "？")):
             yield QueryPair(query, embedding_text(title if own else "", body), paper.uri, "heading")
 
 
 def _asked(paper: Paper) -> Iterator[QueryPair]:
-    """Questions that stand as headings, or on lines of their own, each with the text up to the next."""
+    """Questions that are headings, or stand on lines of their own, each with the text up to the next."""
+    seen = set()
+    for heading, body in _sections(paper):
+        if heading.endswith(("?", "？")) and _left(body):
+            seen.add(heading)
+            yield QueryPair(heading, body, paper.uri, "faq")
     for piece in paper.pieces:
         text = piece.hit.passage.text
-        heading = _last(piece)
-        if heading.endswith(("?", "？")) and _left(body := _below(piece.hit.passage.headings[-1], text)):
-            yield QueryPair(heading, body, paper.uri, "faq")
-            continue
         places = [match for match in _ASKED.finditer(text) if len(sentence_spans(match[1])) == 1]
         for match, after in zip_longest(places, places[1:]):
+            query = _one_line(match[1])
             body = _ANSWERED.sub("", text[match.end() : after.start() if after else len(text)].strip())
-            if _left(body) and not body.rstrip().endswith(("?", "？")):
-                yield QueryPair(_one_line(match[1]), body, paper.uri, "faq")
+            if query not in seen and _left(body) and not body.rstrip().endswith(("?", "？")):
+                yield QueryPair(query, body, paper.uri, "faq")
 
 
 def _halves(paper: Paper, rng: random.Random) -> Iterator[QueryPair]:
@@ -148,7 +157,7 @@ def _clozes(paper: Paper, rng: random.Random) -> Iterator[QueryPair]:
 
 def _pair(query: str, rest: str, piece: Piece, paper: Paper, kind: str) -> Iterator[QueryPair]:
     """Where both say enough, and the query does not stand in the rest, nor in the title before it, once more."""
-    rest = rest.strip()
+    rest = _GAP.sub("\n\n", rest).strip()
     if len(content_tokens(query)) < LEAST_ASKED or not _left(rest):
         return
     if query in _one_line(rest) or query in _one_line(piece.context):
@@ -185,9 +194,12 @@ def _below(title: str, text: str) -> str:
     return _LINES.sub("", without_heading(title, text)).strip()
 
 
-def _last(piece: Piece) -> str:
-    headings = piece.hit.passage.headings
-    return _NUMBERED.sub("", _one_line(headings[-1])) if headings else ""
+def _beginning(text: str) -> str:
+    """About as much of a section as a passage holds, up to the end of a sentence."""
+    if len(text) <= LONGEST_SECTION:
+        return text
+    ends = [end for _, end in sentence_spans(text[:LONGEST_SECTION])]
+    return text[: ends[-2] if len(ends) > 1 else LONGEST_SECTION]
 
 
 def _tells(title: str, least: int = 1) -> bool:

@@ -3,8 +3,10 @@
 It knows no query and no model but the tokenizer that passages are measured with.
 """
 
+import re
+from bisect import bisect
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from adapt.corpus.duplicates import content_key
@@ -12,12 +14,15 @@ from adapt.corpus.sources import LeftOut
 from adapt.instructions.writing.pair_passages import LEAST_WORDS, REPEATED, TOO_SHORT, gather
 from eval.data.corpora import CorpusDocument, as_document
 from eval.runs.parts import Progress
-from retrieval.passages import Hit, Passage, Scores, Source
+from retrieval.passages import Document, Heading, Hit, Passage, Scores, Source
 from retrieval.splitting import SplitSettings, TokenCounter, embedding_text, split
 from retrieval.support import content_tokens
 
 if TYPE_CHECKING:
     from retrieval.collection import Collection
+
+_HEADING = re.compile(r"^(#{1,6})[ \t]+(\S[^\n]{0,200}?)[ \t#]*$", re.MULTILINE)
+_FENCE = re.compile(r"^(?:```|~~~)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +44,13 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Paper:
-    """A document with its pieces in order; `text` is what they were cut from."""
+    """A document with its pieces in order; `text` is what they were cut from, `headings` are offsets into it."""
 
     uri: str
     title: str
     text: str
     pieces: tuple[Piece, ...]
+    headings: tuple[Heading, ...] = ()
 
 
 @dataclass
@@ -75,7 +81,7 @@ def of_collection(collection: "Collection", progress: Progress) -> Papers:
             for passage in collection.passages_of(row.source.id)
         )
         kept = tuple(piece for piece in pieces if _worth(piece, seen, found.left_out))
-        found.papers.append(Paper(row.source.uri, document.title, document.text, kept))
+        found.papers.append(Paper(row.source.uri, document.title, document.text, kept, document.headings))
         progress("reading", number, len(rows))
     return found
 
@@ -89,16 +95,27 @@ def of_files(places: Sequence[str], counter: TokenCounter, splitting: SplitSetti
     found = Papers(left_out=gathered.left_out, corpus=tuple(gathered.documents))
     seen: set[bytes] = set()
     for number, document in enumerate(gathered.documents, 1):
-        pieces = _cut(number, document, counter, splitting)
+        whole = _with_headings(as_document(document))
+        pieces = _cut(number, whole, counter, splitting)
         kept = tuple(piece for piece in pieces if _worth(piece, seen, found.left_out))
-        found.papers.append(Paper(document.id, document.title, as_document(document).text, kept))
+        found.papers.append(Paper(document.id, document.title, whole.text, kept, whole.headings))
         progress("splitting", number, len(gathered.documents))
     return found
 
 
-def _cut(number: int, document: CorpusDocument, counter: TokenCounter, splitting: SplitSettings) -> Iterator[Piece]:
-    whole = as_document(document)
-    home = Source(number, document.id, document.title, whole.format, "", {})
+def _with_headings(document: Document) -> Document:
+    """Rows, and files read as rows, come as text alone; the headings of Markdown still stand in it."""
+    fences = [match.start() for match in _FENCE.finditer(document.text)]
+    found = tuple(
+        Heading(match.start(), len(match[1]), match[2].strip())
+        for match in _HEADING.finditer(document.text)
+        if bisect(fences, match.start()) % 2 == 0
+    )
+    return replace(document, headings=(*document.headings, *found))
+
+
+def _cut(number: int, whole: Document, counter: TokenCounter, splitting: SplitSettings) -> Iterator[Piece]:
+    home = Source(number, whole.uri, whole.title, whole.format, "", {})
     for ordinal, span in enumerate(split(whole, counter, splitting)):
         text = whole.text[span.start : span.end]
         passage = Passage(0, number, ordinal, span.start, span.end, span.page, span.headings, text, span.tokens)

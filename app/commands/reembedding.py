@@ -93,7 +93,7 @@ def _show(run: Run, name: str, plan: "ReembedPlan") -> None:
                 "passages": plan.passages,
                 "tokens": plan.tokens,
                 "bytes": plan.bytes,
-                "seconds": plan.seconds,
+                "seconds": round(plan.seconds, 1),
                 "resplit": plan.resplit,
                 "changes": {key: {"before": before, "after": after} for key, (before, after) in plan.changes.items()},
             }
