@@ -151,13 +151,13 @@ def train(
                 group["lr"] = rate
             batch = batch_of(pairs, recipe, step)
             loss = _loss(tuned, batch, recipe, step)
-            if not math.isfinite(float(loss)):
+            if not math.isfinite(loss.item()):
                 raise FathomError(f"the loss is no number at step {step + 1}; take a smaller lr")
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
-            losses.append(float(loss))
+            losses.append(loss.item())
             read += len(batch)
             row = {"step": step + 1, "loss": round(losses[-1], 5), "lr": rate}
             metrics.write(json.dumps(row | {"seconds": round(time.monotonic() - began, 2)}) + "\n")
