@@ -3,7 +3,6 @@ inside, so that a command loads only what it uses."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from retrieval.answering import AnswerEvent
     from retrieval.collection import Collection, SearchSettings
     from retrieval.embedding.embedder import Embedder
+    from retrieval.embedding.loader import EmbedderLoader
     from retrieval.filters import Filter
     from retrieval.prompts import Message
     from retrieval.reading.reader import Reader
@@ -31,16 +31,12 @@ def search_settings(settings: Settings) -> "SearchSettings":
     return SearchSettings(**settings.search.per_collection())
 
 
-def embedder(settings: Settings) -> "Callable[[], Embedder]":
-    """A function that loads the embedding model at its first call and gives the same one ever after."""
+def embedder(settings: Settings) -> "EmbedderLoader":
+    """Loads the embedding model at its first call and gives the same one ever after; a collection that holds an adapter
+    of its own takes the model under that."""
+    from retrieval.embedding.loader import EmbedderLoader
 
-    @cache
-    def load() -> "Embedder":
-        from retrieval.embedding.load import load_embedder
-
-        return load_embedder(settings.embedding)
-
-    return load
+    return EmbedderLoader(settings.embedding)
 
 
 def reader(settings: Settings) -> "Reader":
@@ -214,6 +210,7 @@ def open_or_create(
         split=settings.splitting,
         settings=search_settings(settings),
         doing=doing,
+        adapter=settings.embedding.adapter,
     )
 
 

@@ -18,8 +18,8 @@ from retrieval.errors import UsageError
 if TYPE_CHECKING:
     from llama_index.core.llms import LLM
 
-    from retrieval.reranking.load import Reranker
     from retrieval.llm_reranking.calibration import Platt
+    from retrieval.reranking.load import Reranker
 
 Kind = Literal["pointwise", "pairwise", "listwise"]
 SCORE = "score:"

@@ -223,7 +223,7 @@ SECTIONS = tuple(
 )
 _OF_A_PROFILE = {
     "engine": ("name", "model", "adapter", "url", "device", "precision", "download"),
-    "embedding": ("model", "download", "query_prefix", "passage_prefix"),
+    "embedding": ("model", "adapter", "download", "query_prefix", "passage_prefix"),
 }
 """Keys that say which models run: with another profile they are its own."""
 
@@ -303,7 +303,24 @@ def _resolved(workspace: Path, profile: ProfileName, chosen: Mapping[str, Mappin
             defaults = {}
         parts[section] = _build(kinds[section], {**defaults, **own}, section)
     settings = Settings(workspace=workspace, profile=profile, chosen=chosen, **parts)
-    return dataclasses.replace(settings, engine=on_registered_model(settings.engine, settings.models))
+    embedding = settings.embedding
+    if embedding.adapter is not None:
+        folder = adapter_folder(embedding.adapter, settings.models).expanduser().absolute()
+        embedding = dataclasses.replace(embedding, adapter=folder)
+    engine = on_registered_model(settings.engine, settings.models)
+    return dataclasses.replace(settings, engine=engine, embedding=embedding)
+
+
+def adapter_folder(adapter: Path, models: Path) -> Path:
+    """The folder of a registered adapter where `adapter` names one, else as it is. Raises UsageError, DamagedError."""
+    from adapt.registry import find, is_registered
+
+    if not is_registered(models, adapter.as_posix()):
+        return adapter
+    entry = find(models, adapter.as_posix())
+    if not entry.is_adapter:
+        raise UsageError(f"'{entry.name}' is a whole model and no adapter; name it as the model")
+    return entry.folder
 
 
 def on_registered_model(engine: EngineSettings, models: Path) -> EngineSettings:

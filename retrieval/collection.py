@@ -17,7 +17,9 @@ from types import TracebackType
 import numpy as np
 
 from retrieval.answerability import MeaningScale
+from retrieval.embedding.adapter import IN_COLLECTION, keep_copy, kept_in
 from retrieval.embedding.embedder import Embedder
+from retrieval.embedding.loader import EmbedderLoader
 from retrieval.errors import BusyError, DamagedError, FathomError, MissingError, UsageError
 from retrieval.filters import Filter
 from retrieval.fingerprint import Fingerprint
@@ -117,10 +119,12 @@ class Collection:
         owner: str = "local",
         settings: SearchSettings | None = None,
         doing: str = "creating",
+        adapter: Path | None = None,
     ) -> "Collection":
         """Make a new collection and open it for writing. Raises UsageError where the folder already holds something.
 
-        Made beside and renamed, so that a kill leaves no half collection.
+        `adapter` is the folder of the one that `embedder` has on its model: the collection keeps a copy, so that it is
+        found again wherever the collection goes. Made beside and renamed, so that a kill leaves no half collection.
         """
         if folder.exists() and any(folder.iterdir()):
             raise UsageError(f"'{folder}' already holds something; choose another name or remove it first")
@@ -140,6 +144,8 @@ class Collection:
                 ):
                     catalogue.set_setting(key, value)
             catalogue.close()
+            if adapter is not None:
+                keep_copy(adapter, fresh)
             try:
                 if folder.exists():
                     folder.rmdir()
@@ -165,7 +171,8 @@ class Collection:
     ) -> "Collection":
         """Open an existing collection.
 
-        `embedder` is called at the first need of a vector: lexical search, listing and status never load a model.
+        `embedder` is called at the first need of a vector: lexical search, listing and status never load a model. Of an
+        `EmbedderLoader` the collection takes the model under the adapter that it holds itself.
         Raises MissingError, DamagedError, and with `write` BusyError after `wait` seconds.
         """
         if not (folder / CATALOGUE).is_file():
@@ -214,12 +221,17 @@ class Collection:
         self.close()
 
     def embedder(self) -> Embedder:
-        """The embedder, checked once against the fingerprint. Raises MismatchError, MissingError."""
+        """The embedder, under the adapter that the collection holds, checked once against the fingerprint.
+
+        Raises MismatchError, MissingError, and DamagedError where that adapter is not what was stored.
+        """
         with self._embedder_guard:
             if self._embedder is None:
                 if self._load_embedder is None:
                     raise MissingError(f"the collection '{self.name}' was opened without an embedding model")
-                embedder = self._load_embedder()
+                own = kept_in(self.folder)
+                load = self._load_embedder
+                embedder = load.under(own)() if own is not None and isinstance(load, EmbedderLoader) else load()
                 self.fingerprint.refuse_other(embedder, self.name)
                 self._embedder = embedder
             return self._embedder
@@ -425,6 +437,7 @@ class Collection:
             "changes": self.catalogue.sequence(),
             **self.accelerators.describe(),
             "fingerprint": dict(self.fingerprint.describe()),
+            "adapter": (self.folder / IN_COLLECTION).is_dir(),
             "folders": dict(roots(self.catalogue)),
         }
 

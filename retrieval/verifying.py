@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from retrieval.collection import Collection
-from retrieval.errors import DamagedError
+from retrieval.embedding.adapter import kept_in, read_adapter
+from retrieval.errors import DamagedError, FathomError
 from retrieval.storage.catalogue import Catalogue
 from retrieval.storage.file_memory import forget_file_states_of
 from retrieval.storage.schema import schema_problems
@@ -163,6 +164,13 @@ def verify(collection: Collection, *, repair: bool = False, progress: Progress |
     except DamagedError as error:
         caches = [] if audit.problems else [str(error)]
     report.problems += caches
+    try:
+        own = kept_in(collection.folder)
+        if own is not None:
+            read_adapter(own)
+            report.checked["adapters"] = 1
+    except FathomError as error:
+        report.problems.append(str(error))
     if repair and report.problems:
         _repair(collection, audit, report)
     return report

@@ -71,7 +71,7 @@ def plan_pairs(recipe: PairRecipe, *, progress: Progress) -> PairPlan:
     seconds, basis = None, ""
     if not refusals:
         progress("measuring the speed", 0, 0)
-        seconds, basis = _seconds(base.folder, recipe.method.kind, tokens)
+        seconds, basis = seconds_of(base.folder, recipe.method.kind, tokens)
     method = f"LoRA r {recipe.method.r}" if recipe.method.kind == "lora" else "all weights"
     return PairPlan(
         recipe.name,
@@ -96,7 +96,7 @@ def _source(recipe: PairRecipe, name: str) -> SourcePlan:
     return SourcePlan(name, source.kind, source.path, learned_from, held_out, len(dataset.documents))
 
 
-def _seconds(folder: Any, method: str, tokens: int) -> tuple[float, str]:
+def seconds_of(folder: Any, method: str, tokens: int) -> tuple[float, str]:
     """Forward and backward cost 2 + 2 floating-point operations a weight and token with frozen weights, 6 with all."""
     import json
 

@@ -2,9 +2,9 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import BeforeValidator, Field, ValidationError
 
@@ -14,6 +14,7 @@ from adapt.recipe_rules import Key, Problem
 from eval.runs.plain_yaml import Value, hint, parse_yaml, read_yaml
 from retrieval.errors import UsageError
 
+R = TypeVar("R", bound=Settings)
 PACKAGED = "packaged"
 RERANKER, SUPPORT = "reranker", "support"
 ENCODERS = {RERANKER: "ranks passages for a question", SUPPORT: "tells whether a passage supports a claim"}
@@ -127,14 +128,27 @@ def load_pair_recipe(
 
     Raises UsageError with all problems of the file together, one a line.
     """
+    return checked_recipe(PairRecipe, _contradictions, path, root=root, data=data, settings=settings)
+
+
+def checked_recipe(
+    kind: type[R],
+    contradictions: Callable[[R], Iterable[Problem]],
+    path: Path,
+    *,
+    root: Path | None,
+    data: Mapping[str, str] | None,
+    settings: Mapping[str, str] | None,
+) -> R:
+    """A recipe of any kind that is one mapping with `name`, `root` and `data`; see `load_pair_recipe`."""
     top = read_yaml(path, needs="'encoder:'", **_WORDS)
     if not isinstance(top.content, dict):
         raise UsageError(f"{path}, line {top.line}: a recipe must be keys with values, one 'key: value' a line")
     for name, place in (data or {}).items():
-        _set(top, ["data", name, "path"], Value(0, place if not place else os.path.abspath(place), f"--data {name}"))
+        set_key(top, ["data", name, "path"], Value(0, place if not place else os.path.abspath(place), f"--data {name}"))
     for key, text in (settings or {}).items():
         value = parse_yaml(text, name=f"--set {key[:120]}", **_WORDS)
-        _set(top, key.split("."), Value(0, value.content if value is not None else None, f"--set {key}"))
+        set_key(top, key.split("."), Value(0, value.content if value is not None else None, f"--set {key}"))
     values = typed_values(top.plain())
     word = values.get("root", "")
     if not isinstance(word, str):
@@ -143,16 +157,16 @@ def load_pair_recipe(
     values |= {"root": Path(os.path.abspath(os.path.expanduser(begins)))}
     values.setdefault("name", path.stem)
     try:
-        recipe = PairRecipe.model_validate(values, strict=True)
+        recipe = kind.model_validate(values, strict=True)
     except ValidationError as error:
-        problems = list(validation_problems(PairRecipe, values, error.errors(include_url=False)))
-        raise UsageError(_said(path, top, problems)) from error
-    if found := list(_contradictions(recipe)):
-        raise UsageError(_said(path, top, found))
+        problems = list(validation_problems(kind, values, error.errors(include_url=False)))
+        raise UsageError(said(path, top, problems)) from error
+    if found := list(contradictions(recipe)):
+        raise UsageError(said(path, top, found))
     return recipe
 
 
-def _set(top: Value, keys: list[str], value: Value) -> None:
+def set_key(top: Value, keys: list[str], value: Value) -> None:
     here = top.content
     for key in keys[:-1]:
         inner = here.get(key)
@@ -185,7 +199,7 @@ def _contradictions(recipe: PairRecipe) -> list[Problem]:
     return found
 
 
-def _said(path: Path, top: Value, problems: list[Problem]) -> str:
+def said(path: Path, top: Value, problems: list[Problem]) -> str:
     """One sentence a line, in the order of the file."""
     lines = []
     for problem in problems:

@@ -119,14 +119,14 @@ def train(
     first = 0
     if found is not None:
         first = int(found[1]["step"])
-        _restore(network, optimizer, found[0])
+        restore_state(network, optimizer, found[0])
     network.train()
     began, read = time.monotonic(), 0
     losses: list[float] = []
     with (folder / METRICS).open("a", encoding="utf-8") as metrics:
         for step in range(first, steps):
             if stop.is_set():
-                _save(checkpoints, network, optimizer, step)
+                save_state(checkpoints, network, optimizer, step)
                 break
             share = _rate(step, steps)
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
@@ -149,7 +149,7 @@ def train(
             metrics.flush()
             progress(f"training, loss {sum(losses[-20:]) / len(losses[-20:]):.3f}", step + 1, steps)
             if (step + 1) % settings.save_steps == 0 or step + 1 == steps:
-                _save(checkpoints, network, optimizer, step + 1)
+                save_state(checkpoints, network, optimizer, step + 1)
     network.eval()
     finished = first + len(losses) >= steps
     tail = losses[-max(1, steps // 10) :]
@@ -225,7 +225,8 @@ def _trained(network: "torch.nn.Module") -> "dict[str, torch.Tensor]":
     return {name: value.detach() for name, value in network.named_parameters() if value.requires_grad}
 
 
-def _save(checkpoints: Checkpoints, network: "torch.nn.Module", optimizer: Any, step: int) -> None:
+def save_state(checkpoints: Checkpoints, network: "torch.nn.Module", optimizer: Any, step: int) -> None:
+    """Write what is trained of a network, and AdamW's moments, as the checkpoint after `step` steps."""
     from safetensors.torch import save_file
 
     weights = {name: value.contiguous().clone() for name, value in _trained(network).items()}
@@ -243,7 +244,8 @@ def _save(checkpoints: Checkpoints, network: "torch.nn.Module", optimizer: Any, 
     checkpoints.write(step, fill, size=size, facts={})
 
 
-def _restore(network: "torch.nn.Module", optimizer: Any, folder: Path) -> None:
+def restore_state(network: "torch.nn.Module", optimizer: Any, folder: Path) -> None:
+    """Inverse of `save_state`, from the folder of a checkpoint."""
     import torch
     from safetensors.torch import load_file
 

@@ -1,11 +1,15 @@
-"""A recipe for a pair encoder → its run: the lock on its folder, and which kind of run it is."""
+"""A recipe for an encoder → its run: the lock on its folder, and which kind of run it is."""
 
 import shutil
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from adapt.adapters import register_adapter
+from adapt.encoders.embedder import run_embedder
+from adapt.encoders.embedder_recipe import EmbedderRecipe
 from adapt.encoders.pair_recipe import RERANKER, PairRecipe
 from adapt.encoders.pair_run import EncoderResult, Progress
 from adapt.encoders.reranker_run import RerankerRun
@@ -34,11 +38,7 @@ def run_pairs(
     done, BusyError if another process runs it, FathomError for training that went wrong, OSError on a full disk.
     """
     name = run or recipe.name
-    folder = workspace / "runs" / name
-    for other, what in (("run.json", "measurements of 'fathom eval'"), ("adaptation.json", "an adaptation in stages")):
-        if (folder / other).is_file():
-            raise UsageError(f"the run '{name}' holds {what}; give another name with --run")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _folder(workspace, name)
     kind = RerankerRun if recipe.encoder == RERANKER else SupportRun
     with WriterLock(folder / ".lock", doing="adapting", guarded=f"the run '{name}'"):
         if fresh:
@@ -46,6 +46,42 @@ def run_pairs(
         return kind(
             recipe, folder, name, embedder, progress, stop or threading.Event(), cache or workspace / "cache"
         ).go()
+
+
+def run_embedding(
+    recipe: EmbedderRecipe,
+    *,
+    workspace: Path,
+    progress: Progress,
+    stop: threading.Event | None = None,
+    run: str | None = None,
+    fresh: bool = False,
+    cache: Path | None = None,
+) -> EncoderResult:
+    """As `run_pairs`, for an embedding adapter, which is registered under the run's name; the registered name is the
+    fact "model"."""
+    name = run or recipe.name
+    folder = _folder(workspace, name)
+    with WriterLock(folder / ".lock", doing="adapting", guarded=f"the run '{name}'"):
+        if fresh:
+            _empty(folder)
+        found = run_embedder(recipe, folder, progress, stop=stop, cache=cache or workspace / "cache")
+        if found.result is not None:
+            facts = {key: found.facts[key] for key in ("recipe", "data", "share", "gain", "figures")}
+            base = str(found.facts["base"]["name"])
+            entry = register_adapter(workspace / "models", name, found.result, base=base, held=None, manifest=facts)
+            found = replace(found, name=name, facts={**found.facts, "model": entry.name})
+        return found
+
+
+def _folder(workspace: Path, name: str) -> Path:
+    """The run's folder. Raises UsageError where a run of another kind lies there."""
+    folder = workspace / "runs" / name
+    for other, what in (("run.json", "measurements of 'fathom eval'"), ("adaptation.json", "an adaptation in stages")):
+        if (folder / other).is_file():
+            raise UsageError(f"the run '{name}' holds {what}; give another name with --run")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _empty(folder: Path) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.commands import filling, refusal
+from app.commands import filling, reembedding, refusal
 from app.commands.options import AsJson, CollectionName, Filters, Run, Wait, Workspace, begin
 from app.failures import DONE_WITH_ERRORS, FAILED
 from app.workspace import DEFAULT_COLLECTION, collection_name
@@ -19,6 +19,7 @@ app.command("sync")(filling.sync)
 app.command("add")(filling.add)
 app.command("library-docs")(filling.library_docs)
 app.command("refusal")(refusal.refusal)
+app.command("reembed")(reembedding.reembed)
 
 
 @app.command("remove")
@@ -268,33 +269,3 @@ def import_(
             }
         )
     run.terminal.done(f"{count(documents, 'document')} imported into the collection '{name}'")
-
-
-@app.command("reembed")
-def reembed(
-    collection: CollectionName = None,
-    wait: Wait = 0.0,
-    workspace: Workspace = None,
-    as_json: AsJson = False,
-) -> None:
-    """Make a collection anew from its stored texts, with the embedding model and splitting now set."""
-    run = begin(workspace, as_json)
-    from app.build import collection_exists, embedder, open_collection
-    from app.terminal import count
-    from retrieval.transfer import reembed as move
-
-    name = collection_name(collection or DEFAULT_COLLECTION)
-    if not collection_exists(run.settings, name):
-        open_collection(run.settings, name)  # raises, and names what there is
-    with run.terminal.progress() as show:
-        show("opening", 0, 0)
-        passages = move(
-            run.settings.collection_folder(name),
-            embedder=embedder(run.settings),
-            split=run.settings.splitting,
-            wait=wait,
-            progress=show,
-        )
-    if as_json:
-        run.terminal.json({"collection": name, "passages": passages, "seconds": round(run.terminal.elapsed, 3)})
-    run.terminal.done(f"{count(passages, 'passage')} embedded anew")

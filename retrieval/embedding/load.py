@@ -36,6 +36,9 @@ class EmbeddingSettings:
     backend: Literal["auto", "openvino", "torch"] = "auto"
     threads: int = 0
     """CPU threads; 0 is every core."""
+    adapter: Path | None = None
+    """A LoRA adapter on that model, for the collections that are made from now on: a folder, or the name of a
+    registered one. A collection keeps the adapter it was made with and goes on using it."""
     query_prefix: str | None = None
     """Put before every query; None takes the model's own."""
     passage_prefix: str | None = None
@@ -78,11 +81,11 @@ def load_embedder(settings: EmbeddingSettings, *, samples: Sequence[str] | None 
     """Load the model; the first time it is converted for this machine, which takes half a minute.
 
     `samples`: passages to fit int8 to, made anew; without them a kept int8 model is used or a general one made.
-    Raises MissingError, UsageError, DamagedError.
+    Raises MissingError, UsageError, DamagedError, and MismatchError for an adapter of another model.
     """
-    from retrieval.embedding.model_files import find_model, weights_hash
+    from retrieval.embedding.model_files import weights_hash
 
-    files = find_model(settings.model, download=settings.download)
+    files = _files(settings)
     weights = weights_hash(files, settings.cache_folder())
     device = device_of(settings)
     if device == "cpu" and settings.backend != "torch" and settings.precision != "fp16":
@@ -94,11 +97,19 @@ def load_embedder(settings: EmbeddingSettings, *, samples: Sequence[str] | None 
 
 def quantise(settings: EmbeddingSettings, samples: Sequence[str] | None = None) -> Path:
     """Make the int8 form of a model now, fitted to `samples` (passages), and return the folder it is kept in."""
-    from retrieval.embedding.model_files import find_model, weights_hash
+    from retrieval.embedding.model_files import weights_hash
     from retrieval.embedding.quantise import quantised
 
-    files = find_model(settings.model, download=settings.download)
+    files = _files(settings)
     return quantised(files, weights_hash(files, settings.cache_folder()), settings.cache_folder(), samples)
+
+
+def _files(settings: EmbeddingSettings) -> "ModelFiles":
+    """The model's files, with its adapter's where there is one."""
+    from retrieval.embedding.model_files import find_model, under_adapter
+
+    files = find_model(settings.model, download=settings.download)
+    return files if settings.adapter is None else under_adapter(files, settings.adapter, settings.cache_folder())
 
 
 def device_of(settings: EmbeddingSettings) -> str:

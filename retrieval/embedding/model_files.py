@@ -9,10 +9,11 @@ import json
 import os
 import re
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from retrieval.embedding.adapter import EmbeddingAdapter, hash_with, read_adapter, require_base
 from retrieval.embedding.stored import file_hash, read_sealed, write_sealed
 from retrieval.errors import DamagedError, MissingError, UsageError
 
@@ -41,11 +42,13 @@ _HUB_NAME = re.compile(r"(?:[\w.-]+/)?[\w.-]+(?:@[\w./-]+)?")
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """A model folder fit to load. `files` are the paths, relative to it, that decide its vectors."""
+    """A model folder fit to load. `files` are the paths, relative to it, that decide its vectors, `adapter` what is
+    added to its weights."""
 
     name: str
     folder: Path
     files: tuple[str, ...]
+    adapter: EmbeddingAdapter | None = None
 
 
 def find_model(name: str, *, download: bool = True) -> ModelFiles:
@@ -92,7 +95,9 @@ def judge(folder: Path, *, name: str, roots: tuple[Path, ...]) -> ModelFiles:
                 files.append((PurePosixPath(part) / entry.name).as_posix())
     main = folder / parts[0]
     if (main / "adapter_config.json").exists():
-        raise UsageError(f"the model '{name}' is an adapter on another model; merge it into that model first")
+        raise UsageError(
+            f"the model '{name}' is an adapter on another model; name that as the model and this as [embedding] adapter"
+        )
     if not (main / "config.json").is_file():
         raise MissingError(f"the model '{name}' has no config.json; its files are incomplete, fetch it again")
     if not any(file.endswith(".safetensors") for file in files):
@@ -126,14 +131,22 @@ def declared_prefixes(model: ModelFiles) -> tuple[str, str]:
 
 
 def weights_hash(model: ModelFiles, cache: Path) -> str:
-    """SHA-256 (hex) over the names and bytes of all files that decide the model's vectors.
+    """SHA-256 (hex) over the names and bytes of all files that decide the model's vectors, its adapter's with them.
 
     Hashes are remembered in `cache` by size, modification time and inode, since weights may be gigabytes.
     """
     whole = hashlib.sha256()
     for file in model.files:
         whole.update(f"{file}\0{_file_hash(model.folder / file, cache)}\n".encode())
-    return whole.hexdigest()
+    return whole.hexdigest() if model.adapter is None else hash_with(whole.hexdigest(), model.adapter)
+
+
+def under_adapter(model: ModelFiles, folder: Path, cache: Path) -> ModelFiles:
+    """The model with the adapter in `folder` on it. Raises MissingError, UsageError, DamagedError for what is no
+    embedding adapter, MismatchError for one of another model."""
+    adapter = read_adapter(folder.expanduser().resolve())
+    require_base(adapter, weights_hash(model, cache), model.name)
+    return replace(model, name=f"{model.name} + {adapter.label}", adapter=adapter)
 
 
 def _parts(folder: Path, name: str) -> list[str]:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from retrieval.embedding.adapter import merge
 from retrieval.embedding.embedder import Precision
 from retrieval.embedding.facts import ModelFacts
 from retrieval.embedding.model_files import ModelFiles
@@ -86,11 +87,14 @@ def load_model(files: ModelFiles, device: str, precision: Precision) -> Sentence
                 device=device,
                 local_files_only=True,
                 trust_remote_code=False,
-                model_kwargs={"use_safetensors": True, "dtype": _DTYPES[precision]},
+                model_kwargs={"use_safetensors": True, "dtype": _DTYPES["fp32" if files.adapter else precision]},
             )
     # The files are a stranger's, and transformers, tokenizers and safetensors each raise errors of their own.
     except Exception as error:
         raise DamagedError(f"the model '{files.name}' cannot be loaded ({error}); fetch it again") from error
+    if files.adapter is not None:
+        merge(model[0].auto_model, files.adapter)
+        model.to(dtype=_DTYPES[precision])
     return model.eval()
 
 

@@ -124,14 +124,16 @@ class PairChecks:
     def look_at(self, pair: Pair, hit: Hit) -> Sound | Rejected:
         """One pair that was written about `hit`; whoever keeps it tells `remember`. Raises what the search raises."""
         language = language_of(hit.passage.text)
-        if fault := _question_fault(pair.question, language) or _answer_fault(pair, language, self.limits):
+        if fault := question_fault(pair.question, language) or _answer_fault(pair, language, self.limits):
             return fault
         places = self._places(pair.answer, hit)
         if not places:
             return Rejected(NOT_QUOTED, f"'{pair.answer}' is not quoted from it")
-        if fault := _copied(pair.question, hit) or self._invented(pair.question, hit):
+        if fault := copied_from(pair.question, hit) or invented(
+            pair.question, hit, self.documents[hit.source.uri].text
+        ):
             return fault
-        if _plain(pair.question) in self._asked:
+        if plain(pair.question) in self._asked:
             return Rejected(DUPLICATE, f"'{pair.question}'")
         quotes = best_quotes(pair.question, [hit], embedder=self.embedder, sure=True)
         place = next((place for quote in quotes for place in places if quote.start <= place[0] < quote.end), None)
@@ -156,15 +158,6 @@ class PairChecks:
         bare = answer.strip(_QUOTES).rstrip(_STOPS)
         least = text_start(self.documents[hit.source.uri]) - hit.passage.start
         return [_with_signs(bare, text, place) for place in located(bare, text) if place[0] >= least]
-
-    def _invented(self, question: str, hit: Hit) -> Rejected | None:
-        """A number or a name that stands neither in the passage nor elsewhere in its document."""
-        known = " ".join([hit.source.title, *hit.passage.headings, hit.passage.text])
-        unknown = [*sorted(numbers(question) - numbers(known)), *unknown_names(question, [hit])]
-        if unknown:
-            document = self.documents[hit.source.uri].text
-            unknown = [one for one in unknown if _named(one) not in document]
-        return Rejected(INVENTED, f"'{unknown[0]}' of '{question}'") if unknown else None
 
     def _rank(self, question: str, hit: Hit, start: int, end: int) -> int | None:
         """Of the first passage that holds the answer's place: neighbours overlap, and either will do."""
@@ -203,10 +196,11 @@ class PairChecks:
         self._vectors[len(self._kept)] = vector
         self._kept.append(sound)
         self._of_document.setdefault(sound.document, []).append(sound)
-        self._asked.add(_plain(sound.question))
+        self._asked.add(plain(sound.question))
 
 
-def _question_fault(question: str, language: Language) -> Rejected | None:
+def question_fault(question: str, language: Language) -> Rejected | None:
+    """Why a question is none that somebody without the passage can understand, in the passage's language."""
     words = rouge_tokens(question)
     if not question.endswith(("?", "？")) or "\n" in question:
         return Rejected(QUESTION_FORM, f"'{question}' does not end as a question does")
@@ -228,7 +222,7 @@ def _question_fault(question: str, language: Language) -> Rejected | None:
 def _answer_fault(pair: Pair, language: Language, limits: PairLimits) -> Rejected | None:
     words = rouge_tokens(pair.answer)
     longest = limits.longest_answer * (CHINESE_WORD if language == "zh" else 1)
-    if not words or _plain(pair.answer) in _NO_ANSWERS:
+    if not words or plain(pair.answer) in _NO_ANSWERS:
         return Rejected(ANSWER_FORM, f"'{pair.answer}' says nothing")
     if len(words) > longest:
         return Rejected(ANSWER_FORM, f"'{pair.answer}' has {len(words)} words; {longest} are the most")
@@ -248,12 +242,21 @@ def _named(name: str) -> str:
     return rest if rest and first.casefold() in _ASKING else name
 
 
-def _copied(question: str, hit: Hit) -> Rejected | None:
+def copied_from(question: str, hit: Hit) -> Rejected | None:
+    """Whether a question is a stretch of the passage with a question mark."""
     words = rouge_tokens(question)
     shared = longest_common_run(words, rouge_tokens(hit.passage.text))
     if shared >= COPIED_SHARE * len(words):
         return Rejected(COPIED, f"{shared} of the {len(words)} words of '{question}' stand there in a row")
     return None
+
+
+def invented(question: str, hit: Hit, document: str) -> Rejected | None:
+    """A number or a name that stands neither in the passage nor elsewhere in its document."""
+    known = " ".join([hit.source.title, *hit.passage.headings, hit.passage.text])
+    unknown = [*sorted(numbers(question) - numbers(known)), *unknown_names(question, [hit])]
+    unknown = [one for one in unknown if _named(one) not in document]
+    return Rejected(INVENTED, f"'{unknown[0]}' of '{question}'") if unknown else None
 
 
 def _with_signs(answer: str, text: str, place: tuple[int, int]) -> tuple[int, int]:
@@ -268,5 +271,6 @@ def _with_signs(answer: str, text: str, place: tuple[int, int]) -> tuple[int, in
     return start, end
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """Letters and digits alone: equal for questions that differ in nothing else."""
     return "".join(filter(str.isalnum, text.casefold()))

@@ -12,6 +12,7 @@ from app.commands.options import Run
 from app.failures import FAILED, STOPPED, TERMINATED, WRONG_USAGE
 
 if TYPE_CHECKING:
+    from adapt.encoders.embedder_recipe import EmbedderRecipe
     from adapt.encoders.pair_plan import PairPlan
     from adapt.encoders.pair_recipe import PairRecipe
     from adapt.encoders.pair_run import EncoderResult
@@ -48,20 +49,23 @@ def run_encoder(
     if dry_run:
         _show_plan(run, _plan(run, loaded))
         return
-    from adapt.encoders.running import run_pairs
+    from adapt.encoders.embedder_recipe import EmbedderRecipe
+    from adapt.encoders.running import run_embedding, run_pairs
     from app.build import embedder
 
     with stopping(run) as asked, run.terminal.progress() as progress:
-        result = run_pairs(
-            loaded,
-            workspace=run.settings.workspace,
-            embedder=embedder(run.settings),
-            progress=progress,
-            stop=asked.event,
-            run=name,
-            fresh=fresh,
-            cache=run.settings.cache,
-        )
+        given: dict[str, Any] = {
+            "workspace": run.settings.workspace,
+            "progress": progress,
+            "stop": asked.event,
+            "run": name,
+            "fresh": fresh,
+            "cache": run.settings.cache,
+        }
+        if isinstance(loaded, EmbedderRecipe):
+            result = run_embedding(loaded, **given)
+        else:
+            result = run_pairs(loaded, embedder=embedder(run.settings), **given)
     _show_result(run, result)
     if result.failed:
         raise typer.Exit(FAILED)
@@ -69,17 +73,24 @@ def run_encoder(
         raise typer.Exit(TERMINATED if asked.number == signal.SIGTERM else STOPPED)
 
 
-def _loaded(kind: str, recipe: Path, changes: Mapping[str, Any]) -> "PairRecipe":
+def _loaded(kind: str, recipe: Path, changes: Mapping[str, Any]) -> "PairRecipe | EmbedderRecipe":
+    from adapt.encoders.embedder_recipe import EMBEDDER, load_embedder_recipe
     from adapt.encoders.pair_recipe import ENCODERS, load_pair_recipe, require_kind
 
-    require_kind(kind, ENCODERS)
+    if kind == EMBEDDER:
+        return load_embedder_recipe(recipe, **changes)
+    require_kind(kind, {**ENCODERS, EMBEDDER: "turns texts into vectors"})
     return load_pair_recipe(recipe, **changes)
 
 
-def _plan(run: Run, recipe: "PairRecipe") -> "PairPlan":
+def _plan(run: Run, recipe: "PairRecipe | EmbedderRecipe") -> "PairPlan":
+    from adapt.encoders.embedder_plan import plan_embedder
+    from adapt.encoders.embedder_recipe import EmbedderRecipe
     from adapt.encoders.pair_plan import plan_pairs
 
     with run.terminal.progress() as progress:
+        if isinstance(recipe, EmbedderRecipe):
+            return plan_embedder(recipe, progress=progress)
         return plan_pairs(recipe, progress=progress)
 
 
@@ -130,5 +141,7 @@ def _show_result(run: Run, result: "EncoderResult") -> None:
     if result.result is not None:
         if result.facts["recipe"]["encoder"] == "reranker":
             terminal.note(f"try it: fathom eval retrieval DATASET --pipeline hybrid+rerank --reranker {result.result}")
+        elif result.facts["recipe"]["encoder"] == "embedder":
+            terminal.note(f"use it: fathom index reembed --collection NAME --adapter {result.facts['model']}")
         else:
             terminal.note(f"adapter: {result.result}")

@@ -9,6 +9,7 @@ from app.commands.data import (
     evolve,
     importing,
     judgements,
+    queries,
     questions,
     reviewing,
     rewrites,
@@ -27,6 +28,7 @@ app.command("write")(write.command)
 app.command("questions")(questions.command)
 app.command("rewrites")(rewrites.command)
 app.command("judgements")(judgements.command)
+app.command("queries")(queries.command)
 app.command("self-instruct")(self_instruct.command)
 app.command("evolve")(evolve.command)
 app.command("score")(score.command)

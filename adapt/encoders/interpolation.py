@@ -1,0 +1,72 @@
+"""A tuned model and held-out pairs → how much of what it learnt to keep, so that nothing is lost on other texts.
+
+Weights between the stock model's and the tuned one's (WiSE-FT: Wortsman et al. 2022, arXiv:2109.01903); of LoRA that is
+a factor on its update. The figure is the reciprocal rank of a query's own passage among all of the pool.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from adapt.queries.pair_file import QueryPair
+
+if TYPE_CHECKING:
+    from adapt.encoders.embedder_training import Progress, TunedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Reciprocal ranks, by pair, of the collection's held-out pairs and of general ones, with a share of the update; 0
+    is the stock model."""
+
+    share: float
+    own: np.ndarray
+    general: np.ndarray
+
+
+def reciprocal_ranks(tuned: "TunedModel", pairs: Sequence[QueryPair]) -> np.ndarray:
+    """(pairs,) float64: 1 / rank of each query's passage in the pool of all passages of the pairs and their negatives.
+
+    Other passages of its document do not count against it; equals do, half.
+    """
+    texts = list(dict.fromkeys(text for pair in pairs for text in (pair.positive, *pair.negatives)))
+    place = {text: number for number, text in enumerate(texts)}
+    documents = {pair.positive: pair.document for pair in pairs}
+    passages = tuned.vectors(texts, tuned.passage_prefix).numpy()
+    queries = tuned.vectors([pair.query for pair in pairs], tuned.query_prefix).numpy()
+    scores = queries @ passages.T
+    ranks = np.empty(len(pairs))
+    for number, pair in enumerate(pairs):
+        own = scores[number, place[pair.positive]]
+        others = np.array([documents.get(text) != pair.document for text in texts])
+        others[place[pair.positive]] = False
+        row = scores[number][others]
+        ranks[number] = 1.0 + (row > own).sum() + 0.5 * (row == own).sum()
+    return 1.0 / ranks
+
+
+def trials(
+    tuned: "TunedModel",
+    own: Sequence[QueryPair],
+    general: Sequence[QueryPair],
+    shares: Sequence[float],
+    progress: "Progress",
+) -> list[Trial]:
+    """The stock model's figures first, then those of each share."""
+    found = []
+    for number, share in enumerate((0.0, *shares)):
+        progress("measuring held-out pairs", number, len(shares) + 1)
+        tuned.set_share(share)
+        found.append(Trial(share, reciprocal_ranks(tuned, own), reciprocal_ranks(tuned, general)))
+    tuned.set_share(1.0)
+    return found
+
+
+def chosen(found: Sequence[Trial], general_loss: float) -> Trial:
+    """The trial with the best mean on the collection's own pairs, of those that lose no more than `general_loss` on
+    general ones; the stock model's where none is better. Of equals the one nearest to it."""
+    stock = found[0]
+    sound = [trial for trial in found if trial.general.mean() >= stock.general.mean() - general_loss]
+    return max(sorted(sound, key=lambda trial: trial.share), key=lambda trial: float(trial.own.mean()))
