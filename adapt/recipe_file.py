@@ -92,7 +92,7 @@ class _RecipeFile:
         self._plain_scalars((), self.top)
         self._stop()
         top: dict[str, Value] = self.top.content
-        values = {key: _typed(value.plain()) for key, value in top.items() if key != "stages"}
+        values = {key: typed_values(value.plain()) for key, value in top.items() if key != "stages"}
         values.setdefault("name", self.path.stem)
         values["root"] = self._root(top.get("root"))
         if isinstance(values.get("data"), dict):
@@ -221,7 +221,7 @@ class _RecipeFile:
             elif kind not in KINDS:
                 self._wrong(Problem(here, f"unknown kind of stage '{kind[:80]}'", hint(kind, (*KINDS, *LATER))))
             else:
-                plain = {} if value.content is None else _typed(value.plain())
+                plain = {} if value.content is None else typed_values(value.plain())
                 settings = self._validated(KINDS[kind], plain, (*here, kind))
                 if settings is not None:
                     stages.append(Stage.model_construct(kind=kind, settings=settings))
@@ -233,7 +233,7 @@ class _RecipeFile:
             # Strict: a text is a text and a number a number.
             return model.model_validate(values, strict=True)
         except ValidationError as error:
-            for problem in _problems(model, values, error.errors(include_url=False)):
+            for problem in validation_problems(model, values, error.errors(include_url=False)):
                 self._wrong(problem.below(key))
         return None
 
@@ -252,13 +252,13 @@ class _RecipeFile:
         self.problems.append((here.line, f"{self.path}: {spelled(problem.key)}: {problem.said} ({here.where}){remedy}"))
 
 
-def _typed(value: Any, *, free: bool = False) -> Any:
+def typed_values(value: Any, *, free: bool = False) -> Any:
     """YAML's values in the types that settings have: a list is a tuple, and 3e6 the whole number it says; but for what
     is passed through to a library."""
     if isinstance(value, dict):
-        return {key: _typed(item, free=free or key == "trainer") for key, item in value.items()}
+        return {key: typed_values(item, free=free or key == "trainer") for key, item in value.items()}
     if isinstance(value, list):
-        items = [_typed(item, free=free) for item in value]
+        items = [typed_values(item, free=free) for item in value]
         return items if free else tuple(items)
     if not free and isinstance(value, float) and value.is_integer() and abs(value) < LARGEST:
         return int(value)
@@ -299,7 +299,7 @@ _SHORT_FORMS: Mapping[str, str] = {
 """What may be written for fields that understand more than one form; of `mix` it is what stands for a source."""
 
 
-def _problems(model: type[BaseModel], values: Any, errors: Iterable[Any]) -> Iterator[Problem]:
+def validation_problems(model: type[BaseModel], values: Any, errors: Iterable[Any]) -> Iterator[Problem]:
     """One sentence for each place where something is wrong. Of a union pydantic tells what each branch would have
     wanted; those that went deepest are what the writer meant."""
     found: dict[Key, list[Any]] = {}

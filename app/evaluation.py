@@ -74,11 +74,17 @@ def tools(settings: Settings) -> "Tools":
 
     @cache
     def reranker(name: str | None) -> "Reranker":
-        from retrieval.reranking import load_cross_encoder
+        from retrieval.reranking.load import load_reranker
 
-        if name is None:
-            raise UsageError("no reranker is named; give the name or folder of a cross-encoder")
-        return load_cross_encoder(name)
+        found = load_reranker(
+            name or "none",
+            threads=settings.embedding.threads,
+            cache=settings.embedding.cache,
+            download=settings.embedding.download,
+        )
+        if found is None:
+            raise UsageError("no reranker is named; give 'packaged', or the name or folder of a cross-encoder")
+        return found
 
     @cache
     def rewriter(name: str | None) -> "Rewriter":
@@ -117,7 +123,12 @@ def _identity(settings: Settings) -> Callable[..., Any]:
     def embedding() -> dict[str, Any]:
         names = ("model", "precision", "query_prefix", "passage_prefix")
         found = {name: getattr(settings.embedding, name) for name in names}
-        return found | {"weights": reranker(settings.embedding.model)}
+        return found | {"weights": model_weights(settings.embedding.model)}
+
+    def model_weights(name: str) -> str:
+        from retrieval.embedding.model_files import find_model, weights_hash
+
+        return weights_hash(find_model(name, download=settings.embedding.download), settings.embedding.cache_folder())
 
     def splitting() -> dict[str, Any]:
         from retrieval.splitting import SPLITTER_VERSION
@@ -150,11 +161,12 @@ def _identity(settings: Settings) -> Callable[..., Any]:
         return None if word in (None, "none", "previous") else engine(word)
 
     def reranker(name: str | None = None) -> str | None:
-        from retrieval.embedding.model_files import find_model, weights_hash
+        from retrieval.reranking.load import reranker_identity
 
         if name is None:
             return None
-        return weights_hash(find_model(name, download=settings.embedding.download), settings.embedding.cache_folder())
+        cache, download = settings.embedding.cache_folder(), settings.embedding.download
+        return reranker_identity(name, cache=cache, download=download)
 
     def language_model(name: str | None = None, adapter: Path | None = None) -> dict[str, Any]:
         from eval.models.language_models import locate

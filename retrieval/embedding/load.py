@@ -84,7 +84,7 @@ def load_embedder(settings: EmbeddingSettings, *, samples: Sequence[str] | None 
 
     files = find_model(settings.model, download=settings.download)
     weights = weights_hash(files, settings.cache_folder())
-    device = _device(settings)
+    device = device_of(settings)
     if device == "cpu" and settings.backend != "torch" and settings.precision != "fp16":
         embedder = _on_openvino(settings, files, weights, samples)
         if embedder is not None:
@@ -101,7 +101,7 @@ def quantise(settings: EmbeddingSettings, samples: Sequence[str] | None = None) 
     return quantised(files, weights_hash(files, settings.cache_folder()), settings.cache_folder(), samples)
 
 
-def _device(settings: EmbeddingSettings) -> str:
+def device_of(settings: EmbeddingSettings) -> str:
     """ "cpu", or the torch device; torch is imported only where a driver says that there may be one."""
     if settings.device != "auto":
         return settings.device

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -42,14 +42,18 @@ def recipe_of(path: Path, root: Path | None, data: Sequence[str] | None, setting
     """The checked recipe, with what the command line changes of it. Raises UsageError."""
     from adapt.recipe_file import load_recipe
 
+    return load_recipe(path, **changes_of(root, data, settings))
+
+
+def changes_of(root: Path | None, data: Sequence[str] | None, settings: Sequence[str] | None) -> dict[str, Any]:
+    """What the command line changes of a recipe, as keywords of every recipe's loader. Raises UsageError."""
     if root is not None and not root.is_dir():
         raise UsageError(f"--root: there is no folder '{root}'")
-    return load_recipe(
-        path,
-        root=root,
-        data=_pairs(data or (), "--data", "NAME=PATH"),
-        settings=_pairs(settings or (), "--set", "KEY=VALUE"),
-    )
+    return {
+        "root": root,
+        "data": _pairs(data or (), "--data", "NAME=PATH"),
+        "settings": _pairs(settings or (), "--set", "KEY=VALUE"),
+    }
 
 
 def _pairs(words: Sequence[str], option: str, form: str) -> dict[str, str]:

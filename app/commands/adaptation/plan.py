@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.commands.adaptation.options import Data, RecipeFile, Root, Set, recipe_of
+from app.commands.adaptation.encoders import encoder_of, plan_encoder
+from app.commands.adaptation.options import Data, RecipeFile, Root, Set, changes_of, recipe_of
 from app.commands.options import AsJson, Run, Workspace, begin
 from app.failures import WRONG_USAGE
 from app.terminal import clean
@@ -33,6 +34,10 @@ def command(
 ) -> None:
     """Show stages, tokens, steps, time and memory on this machine; refuse what cannot be, with the reason."""
     run = begin(workspace, as_json)
+    kind = encoder_of(recipe)
+    if kind is not None:
+        plan_encoder(run, kind, recipe, changes_of(root, data, settings))
+        return
     found = plan_of(run, recipe_of(recipe, root, data, settings), probe=probe)
     show(run, found, explain=explain)
     if found.refusals:

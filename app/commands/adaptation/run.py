@@ -1,15 +1,14 @@
 """`fathom adapt run RECIPE`: a recipe → its stages done, measured and held against their gates. Only words."""
 
 import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.commands.adaptation.options import Data, RecipeFile, Root, Set, recipe_of
+from app.commands.adaptation.encoders import encoder_of, run_encoder
+from app.commands.adaptation.options import Data, RecipeFile, Root, Set, changes_of, recipe_of
 from app.commands.adaptation.plan import plan_of, show
+from app.commands.adaptation.stopping import run_name_of, stopping
 from app.commands.options import AsJson, Run, Workspace, begin
 from app.failures import FAILED, STOPPED, TERMINATED
 from retrieval.errors import UsageError
@@ -56,6 +55,12 @@ def command(
 ) -> None:
     """Do a recipe's stages in order, measure each, stop where a gate is crossed; the same command goes on."""
     run = begin(workspace, as_json)
+    kind = encoder_of(recipe)
+    if kind is not None:
+        if from_stage is not None or to_stage is not None:
+            raise UsageError("--from and --to name stages, and the recipe of an encoder has none; leave them out")
+        run_encoder(run, kind, recipe, changes_of(root, data, settings), name=run_name, fresh=fresh, dry_run=dry_run)
+        return
     loaded = recipe_of(recipe, root, data, settings)
     name = run_name_of(run_name or loaded.name)
     plan = plan_of(run, loaded)
@@ -88,47 +93,6 @@ def command(
         raise typer.Exit(FAILED)
     if result.status == "stopped":
         raise typer.Exit(TERMINATED if asked.number == signal.SIGTERM else STOPPED)
-
-
-def run_name_of(name: str) -> str:
-    """A name that can be a folder of runs and a model. Raises UsageError."""
-    from eval.runs.plans import RUN_NAME
-
-    if not RUN_NAME.fullmatch(name) or len(name) > 60:
-        raise UsageError(f"{name[:80]!r} cannot name a run; use up to 60 letters, digits, '-', '_' and '.'")
-    return name
-
-
-class Asked:
-    """Whether somebody wishes the run to stop: `event` for the parts, `number` of the signal for the exit code."""
-
-    def __init__(self) -> None:
-        self.event = threading.Event()
-        self.number: int | None = None
-
-
-@contextmanager
-def stopping(run: Run) -> Iterator[Asked]:
-    """Ctrl-C and SIGTERM ask for an end at the next safe place, where a checkpoint is written; the second time they
-    end it at once."""
-    asked = Asked()
-
-    def ask(number: int, frame: Any) -> None:
-        if asked.event.is_set():
-            raise KeyboardInterrupt
-        asked.number = number
-        asked.event.set()
-        run.terminal.note("stopping at the next safe place; again to stop at once")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def show_result(run: Run, result: "RunResult") -> None:

@@ -5,46 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_encoders import WORDS, hit, save_cross_encoder
 
 from retrieval.errors import DamagedError, MissingError, UsageError
-from retrieval.passages import Hit, Passage, Scores, Source
-from retrieval.reranking import CrossEncoderReranker, load_cross_encoder, passage_text
-
-WORDS = "tides are caused by the moon bread needs flour water salt yeast index data 潮 汐 月 亮 pump › .".split()
-
-
-def save_cross_encoder(folder: Path, *, labels: int = 1, architecture: str = "BertForSequenceClassification") -> Path:
-    """A two-layer BERT with 32 positions and a head of `labels` scores."""
-    import torch
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
-
-    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    vocabulary = {word: number for number, word in enumerate([*specials, *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=32,
-        num_labels=labels,
-        initializer_range=0.5,
-    )
-    BertForSequenceClassification(config).save_pretrained(folder)
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]"
-    ).save_pretrained(folder)
-    changed = json.loads((folder / "config.json").read_text()) | {"architectures": [architecture]}
-    (folder / "config.json").write_text(json.dumps(changed))
-    return folder
+from retrieval.reranking.cross_encoder import CrossEncoderReranker, load_cross_encoder
+from retrieval.reranking.pairs import passage_text
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +18,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def reranker(folder: Path) -> CrossEncoderReranker:
-    return load_cross_encoder(str(folder))
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
 
 
-def hit(text: str, *, title: str = "", headings: tuple[str, ...] = ()) -> Hit:
-    passage = Passage(1, 1, 0, 0, len(text), None, headings, text, 1)
-    return Hit(1, 0.5, passage, Source(1, "a.txt", title, "txt", "local", {}), Scores())
+@pytest.fixture(scope="module")
+def reranker(folder: Path, cache: Path) -> CrossEncoderReranker:
+    return load_cross_encoder(str(folder), cache=cache)
 
 
 def test_scores_are_the_models_logits_in_the_order_of_the_hits(folder: Path, reranker: CrossEncoderReranker) -> None:

@@ -1,0 +1,81 @@
+"""A reranker's logits and the scores of the search before it → probabilities of relevance.
+
+One logistic regression for each way of searching (both legs, vectors, words, none), fitted on questions the reranker
+was not trained on. What the first stage knew stays in the result: rerankers of their own order are often worse than the
+search before them outside of the domain they were trained in.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from retrieval.errors import DamagedError
+from retrieval.passages import Hit
+
+Legs = Literal["hybrid", "dense", "lexical", "none"]
+FEATURES: Mapping[Legs, tuple[str, ...]] = {
+    "hybrid": ("logit", "dense", "lexical", "fused"),
+    "dense": ("logit", "dense"),
+    "lexical": ("logit", "lexical"),
+    "none": ("logit",),
+}
+"""dense: cosine. lexical: BM25 over the best of the same hits. fused: as the search gave it. Missing ones are 0."""
+LARGEST_WEIGHT = 1e4
+
+
+def legs_of(hits: Sequence[Hit]) -> Legs:
+    """Which legs scored any of the hits."""
+    dense = any(hit.scores.dense is not None for hit in hits)
+    lexical = any(hit.scores.lexical is not None for hit in hits)
+    if dense and lexical:
+        return "hybrid"
+    return "dense" if dense else "lexical" if lexical else "none"
+
+
+def features(hits: Sequence[Hit], logits: Sequence[float], legs: Legs) -> np.ndarray:
+    """(hits, len(FEATURES[legs])) float64."""
+    best = max((hit.scores.lexical or 0.0 for hit in hits), default=0.0)
+    columns = {
+        "logit": list(logits),
+        "dense": [hit.scores.dense or 0.0 for hit in hits],
+        "lexical": [(hit.scores.lexical or 0.0) / best if best > 0.0 else 0.0 for hit in hits],
+        "fused": [hit.scores.fused or 0.0 for hit in hits],
+    }
+    return np.stack([np.array(columns[name], dtype=np.float64) for name in FEATURES[legs]], axis=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """`weights[legs]` are those of its features in order, then the bias."""
+
+    weights: Mapping[Legs, tuple[float, ...]]
+
+    def __call__(self, hits: Sequence[Hit], logits: Sequence[float]) -> list[float]:
+        """A probability for each hit, in [0, 1]."""
+        legs = legs_of(hits)
+        *slopes, bias = self.weights[legs]
+        sums = features(hits, logits, legs) @ np.array(slopes) + bias
+        return [1.0 / (1.0 + math.exp(-min(max(float(value), -500.0), 500.0))) for value in sums]
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in fathom.json."""
+        return {
+            legs: dict(zip((*FEATURES[legs], "bias"), weights, strict=True)) for legs, weights in self.weights.items()
+        }
+
+    @classmethod
+    def from_json(cls, said: Any, name: str) -> "Calibration":
+        """Inverse of `to_json`. Raises DamagedError."""
+        try:
+            weights = {
+                legs: tuple(float(said[legs][feature]) for feature in (*FEATURES[legs], "bias"))
+                for legs in get_args(Legs)
+            }
+        except (KeyError, TypeError, ValueError) as error:
+            raise DamagedError(f"'{name}' has a calibration that lacks numbers ({error!r}); copy it again") from error
+        if not all(abs(value) <= LARGEST_WEIGHT for row in weights.values() for value in row):
+            raise DamagedError(f"'{name}' has a calibration with numbers beyond all sense; copy it again")
+        return cls(weights)
