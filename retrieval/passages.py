@@ -143,6 +143,7 @@ class Answer:
 
     `confidence` is the estimated probability that the documents answer the question; below `threshold` it is refused.
     `draft` is what the model wrote where quotations took its place. `prompt_version` is "" where no model was asked.
+    `checker` names what told the support of its citations, "" where nothing had to.
     """
 
     text: str
@@ -157,3 +158,4 @@ class Answer:
     threshold: float | None = None
     draft: str = ""
     prompt_version: str = ""
+    checker: str = ""
