@@ -51,7 +51,7 @@ def language_model_word(word: str) -> LanguageModelWord | None:
 def reranker_named(
     settings: Settings, word: str, llm: "Callable[[str | None], LLM]", *, counting: bool = False
 ) -> "Reranker | None":
-    """The reranker behind a word, None behind "none"; `llm` gives the engine behind one. `counting` counts the tokens it reads.
+    """The reranker behind a word, None behind "none"; `llm` gives the engine behind one. `counting`: its tokens too.
 
     Raises UsageError for a word that means nothing and for an engine that cannot do it, and what loading raises.
     """

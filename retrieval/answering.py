@@ -6,13 +6,14 @@ One pipeline for the command line, the page, the API and evaluation. It knows no
 import re
 import threading
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from retrieval.answerability import THRESHOLD, MeaningScale, confidence
 from retrieval.citing import check_citations
+from retrieval.drafting import generate, tidy
 from retrieval.errors import MissingError, UsageError
 from retrieval.filters import Filter
 from retrieval.finding import FindSettings, Found, Reranker, find
@@ -22,8 +23,10 @@ from retrieval.passages import Answer, Document, Hit, Mode
 from retrieval.prompts import PROMPT_VERSION, REFUSALS, Language, Message, answer_messages, language_of
 from retrieval.quoting import quoted_answer
 from retrieval.rewriting.plans import Planner
-from retrieval.sentences import sentence_spans
+from retrieval.selecting import select
+from retrieval.shortening import shorten
 from retrieval.steps import Step
+from retrieval.supporting.checker import SupportChecker
 
 if TYPE_CHECKING:
     from llama_index.core.llms import LLM
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
     from retrieval.embedding.embedder import Embedder
 
 AnswerMode = Literal["generate", "quote"]
+Shortening = Literal["never", "to-fit", "always"]
+LEAST_SHARE = 0.1
+"""Of a passage: with less, hardly a sentence is left."""
 PASSAGES = 8
 """Passages found for an answer where nobody says otherwise."""
 MARGIN_TOKENS, MESSAGE_TOKENS = 32, 8
@@ -63,7 +69,19 @@ class AnswerSettings:
     """How much is shown to the model and when an answer is refused."""
 
     context_tokens: int = 1500
-    """Tokens of passages in the prompt, counted by the answering model; whole passages only."""
+    """Tokens of passages in the prompt, counted by the answering model."""
+    most_passages: int | None = None
+    """Passages shown at most; None is as many as have room."""
+    shown_relevance: float = 0.0
+    """Probability of relevance, by a calibrated reranker, from which a passage is shown; the best always is."""
+    shown_share: float = 0.0
+    """Share of the best passage's score from which one is shown where no reranker has scored."""
+    near_copy: float = 0.85
+    """Likeness of passages of two documents from which the worse is not shown; 1 shows all."""
+    shorten: Shortening = "never"
+    """Whether passages are shown by their best sentences: "to-fit" where they have no room whole, or "always"."""
+    shorten_to: float = 0.5
+    """With "always": the share of their tokens that is shown."""
     history_messages: int = 6
     """Earlier messages shown at most, the newest ones …"""
     history_tokens: int = 300
@@ -75,15 +93,27 @@ class AnswerSettings:
     collection's own threshold, or the general one where it has none (retrieval/answerability.py)."""
     least_support: float = 0.5
     """Share of what the model claims that the passages must bear out; below it, quotations replace its text."""
+    support: str = "lexical"
+    """What tells whether they do: "lexical" (shared words), "encoder" (a trained one), "llm" (the engine), a folder."""
     quotes: int = 3
     """Sentences of an answer in quote mode."""
+
+    def __post_init__(self) -> None:
+        if self.most_passages is not None and self.most_passages < 1:
+            raise UsageError(f"most_passages is a number from 1; {self.most_passages} was given")
+        for name in ("shown_relevance", "shown_share", "near_copy", "shorten_to", "least_support"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise UsageError(f"{name} is a share from 0 to 1; {getattr(self, name)} was given")
+        if self.shorten_to < LEAST_SHARE:
+            raise UsageError(f"shorten_to is a share from {LEAST_SHARE} to 1; {self.shorten_to} was given")
 
 
 @dataclass(frozen=True, slots=True)
 class Searched:
     """The search is done. Hit i has number i + 1, and the answer is made from the first `given`; `timings` are
     milliseconds. Where `confidence` is below `threshold` a refusal follows. `standalone` is the question that stands
-    alone, and `steps` are what each step of the search did."""
+    alone, and `steps` are what each step of the search did. `texts` is what a model reads of each of these, empty where
+    it reads them whole; `set_aside` says why a hit behind them is not shown, by its number."""
 
     queries: tuple[str, ...]
     hits: tuple[Hit, ...]
@@ -93,6 +123,8 @@ class Searched:
     threshold: float = 0.0
     standalone: str = ""
     steps: tuple[Step, ...] = ()
+    texts: tuple[str, ...] = ()
+    set_aside: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,14 +182,16 @@ def answer_stream(
     planner: Planner | None = None,
     reranker: Reranker | None = None,
     finding: FindSettings | None = None,
+    checker: SupportChecker | None = None,
     stop: threading.Event | None = None,
 ) -> Iterator[AnswerEvent]:
     """Yield Searched, then Tokens, then Finished.
 
     `mode="quote"` (or no `llm`) answers with sentences of the sources. `history` are earlier messages, oldest first,
-    as Message or {"role", "content"}. `embedder` lets quotes be chosen by meaning as well. `planner`, `reranker` and
-    `finding` are those of `retrieval.finding.find`. Setting `stop`, or closing the iterator, ends generation at once;
-    with `stop` what was written so far is checked and finished.
+    as Message or {"role", "content"}. `embedder` lets quotes, and the sentences of a shortened passage, be chosen by
+    meaning as well. `planner`, `reranker` and `finding` are those of `retrieval.finding.find`. `checker` tells whether
+    passages bear out what was written; without it, shared words do. Setting `stop`, or closing the iterator, ends
+    generation at once; with `stop` what was written so far is checked and finished.
     Raises UsageError for an empty question, and what the search and the engine raise.
     """
     settings = settings or AnswerSettings()
@@ -183,7 +217,10 @@ def answer_stream(
     )
     clock.add(found.timings)
     clock.lap("search", without=("rewrite", "expand", "rerank"))
-    packed = writer.packed(question, earlier, found.hits, documents) if writer else pack(found.hits, documents.get)
+    if writer:
+        packed = writer.packed(question, earlier, found.hits, documents, embedder)
+    else:
+        packed = pack(found.hits, documents.get)
     clock.lap("pack")
     sure = max(
         confidence(query, pack(hits, documents.get).hits, collection.meaning_scale) for query, hits in found.evidence
@@ -191,7 +228,16 @@ def answer_stream(
     least = threshold(collection, settings)
     clock.lap("confidence")
     yield Searched(
-        found.queries, packed.hits, dict(clock.times), packed.given, sure, least, found.standalone, found.steps
+        found.queries,
+        packed.hits,
+        dict(clock.times),
+        packed.given,
+        sure,
+        least,
+        found.standalone,
+        found.steps,
+        packed.texts,
+        packed.set_aside,
     )
     clock.lap("outside")  # what the reader of the stream took between two events is not ours
     finish = _Finish(question, language, found, packed.hits, sure, least, embedder, documents, settings, clock)
@@ -200,7 +246,7 @@ def answer_stream(
     elif writer is None:
         yield from finish.quoted("quote")
     else:
-        yield from _written(writer, packed, finish, stop)
+        yield from _written(writer, packed, finish, checker, stop)
 
 
 def threshold(collection: Searchable, settings: AnswerSettings) -> float:
@@ -212,13 +258,17 @@ def threshold(collection: Searchable, settings: AnswerSettings) -> float:
 
 
 def _written(
-    writer: "_Writer", packed: Packed, finish: "_Finish", stop: threading.Event | None
+    writer: "_Writer",
+    packed: Packed,
+    finish: "_Finish",
+    checker: SupportChecker | None,
+    stop: threading.Event | None,
 ) -> Iterator[AnswerEvent]:
     """What the model writes, then the same checked; quotations or a refusal where nothing of it holds."""
     clock = finish.clock
     text, stopped = "", False
     raw: dict[str, Any] = {}
-    stream = _generate(writer.llm, writer.messages(packed), stop)
+    stream = generate(writer.llm, writer.messages(packed), stop)
     try:
         for delta, reported in stream:
             raw = reported or raw
@@ -237,13 +287,13 @@ def _written(
         if name in raw:
             clock.times[name] = float(raw[name])
     model = writer.llm.metadata.model_name
-    text = _tidy(text, cut=raw.get("finish_reason") in ("length", "repetition"))
-    checked = check_citations(text, packed.shown, finish.documents.get, question=finish.question)
+    text = tidy(text, cut=raw.get("finish_reason") in ("length", "repetition"))
+    checked = check_citations(text, packed.shown, finish.documents.get, question=finish.question, checker=checker)
     clock.lap("check")
     if stopped or (checked.citations and checked.support >= finish.settings.least_support):
         marked = flags(checked.text, packed.shown, " ".join([*finish.found.queries, *(m.text for m in writer.earlier)]))
         clock.lap("flag")
-        yield finish.answered(checked.text, model, citations=checked.citations, flags=marked)
+        yield finish.answered(checked.text, model, citations=checked.citations, flags=marked, checker=checked.checker)
     elif says_no_answer(text):
         yield finish.refused(model, draft=text)
     else:
@@ -262,7 +312,12 @@ class _Writer:
         self.question = ""
 
     def packed(
-        self, question: str, earlier: Sequence[Message], found: Sequence[Hit], documents: "_Documents"
+        self,
+        question: str,
+        earlier: Sequence[Message],
+        found: Sequence[Hit],
+        documents: "_Documents",
+        embedder: "Embedder | None",
     ) -> Packed:
         """Passages for the prompt: what the window leaves beside the answer, the question and the conversation."""
         metadata = self.llm.metadata
@@ -272,10 +327,30 @@ class _Writer:
         bare = answer_messages(self.question, (), self.earlier, language=self.language)
         used = sum(self.count(message.text) + MESSAGE_TOKENS for message in bare)
         room = max(1, min(self.settings.context_tokens, window - used))
-        return pack(found, documents.get, room=room, count=self.count)
+        ours = self.settings
+        selected = select(
+            found,
+            most=ours.most_passages,
+            least_relevance=ours.shown_relevance,
+            least_share=ours.shown_share,
+            near_copy=ours.near_copy,
+        )
+
+        def shortened(hits: Sequence[Hit], tokens: int) -> list[str]:
+            return shorten(self.question, hits, room=tokens, count=self.count, embedder=embedder)
+
+        return pack(
+            selected.hits,
+            documents.get,
+            room=room,
+            count=self.count,
+            shorten=shortened if ours.shorten != "never" else None,
+            share=ours.shorten_to if ours.shorten == "always" else 1.0,
+            aside=selected.set_aside,
+        )
 
     def messages(self, packed: Packed) -> list[Message]:
-        return answer_messages(self.question, packed.shown, self.earlier, language=self.language)
+        return answer_messages(self.question, packed.shown, self.earlier, language=self.language, texts=packed.texts)
 
     def count(self, text: str) -> int:
         """Tokens of a text, by the model where it can tell."""
@@ -359,45 +434,6 @@ class _Finish:
             **more,
         )
         return Finished(answer)
-
-
-def _generate(
-    llm: "LLM", messages: Sequence[Message], stop: threading.Event | None
-) -> Generator[tuple[str, dict[str, Any]], None, None]:
-    """(delta, raw) pairs; `raw` is what the engine reports with its last one."""
-    from llama_index.core.base.llms.types import ChatMessage, MessageRole
-
-    chat = [ChatMessage(role=MessageRole(message.role), content=message.text) for message in messages]
-    # Other engines would send the flag along to their server.
-    options = {"stop": stop} if stop is not None and getattr(llm, "stoppable", False) else {}
-    responses = llm.stream_chat(chat, **options)
-    try:
-        for response in responses:
-            yield response.delta or "", response.raw if isinstance(response.raw, dict) else {}
-    finally:
-        close = getattr(responses, "close", None)
-        if close is not None:
-            close()
-
-
-def _tidy(text: str, *, cut: bool) -> str:
-    """Without sentences said twice (small models run in circles) and, if the answer was `cut` off at its length,
-    without the half sentence at its end, as long as a whole one stays."""
-    spans = sentence_spans(text)
-    if cut and len(spans) > 1 and not text.rstrip().endswith((".", "!", "?", "。", "！", "？", "]")):
-        text = text[: spans[-1][0]].rstrip()
-        spans = spans[:-1]
-    parts: list[str] = []
-    seen: set[str] = set()
-    position = 0
-    for start, end in spans:
-        key = re.sub(r"\W+", " ", text[start:end].casefold()).strip()
-        if key not in seen:
-            parts.append(text[position:end])
-        seen.add(key)
-        position = end
-    parts.append(text[position:])
-    return "".join(parts).strip()
 
 
 def _messages(history: Sequence[Message | Mapping[str, str]], settings: AnswerSettings) -> list[Message]:

@@ -146,6 +146,7 @@ class Answer:
     `confidence` is the estimated probability that the documents answer the question; below `threshold` it is refused.
     `draft` is what the model wrote where quotations took its place. `prompt_version` is "" where no model was asked.
     `standalone` is the question as it stands alone, and `steps` are what each step of the search did.
+    `checker` names what told the support of its citations, "" where nothing had to.
     """
 
     text: str
@@ -162,3 +163,4 @@ class Answer:
     prompt_version: str = ""
     standalone: str = ""
     steps: tuple[Step, ...] = ()
+    checker: str = ""

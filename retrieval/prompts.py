@@ -111,24 +111,33 @@ def neutral(text: str) -> str:
     return _CITATION.sub(lambda match: f"({match[1]})", text)
 
 
-def passage_block(n: int, hit: Hit) -> str:
-    """One numbered passage as the model sees it."""
+def passage_block(n: int, hit: Hit, text: str | None = None) -> str:
+    """One numbered passage as the model sees it; `text` is what it is shown of a passage that was shortened."""
     titles = [hit.source.title or hit.source.uri, *hit.passage.headings]
     path = " › ".join(dict.fromkeys(" ".join(title.split()) for title in titles if title.strip()))
     title = neutral(path)[:MAX_TITLE].replace('"', "'").replace("<", "‹").replace(">", "›")
-    return f'<passage number="{n}" title="{title}">\n{neutral(hit.passage.text).strip()}\n</passage {n}>'
+    shown = neutral(hit.passage.text if text is None else text).strip()
+    return f'<passage number="{n}" title="{title}">\n{shown}\n</passage {n}>'
 
 
 def answer_messages(
-    question: str, passages: Sequence[Hit], history: Sequence[Message] = (), *, language: Language | None = None
+    question: str,
+    passages: Sequence[Hit],
+    history: Sequence[Message] = (),
+    *,
+    language: Language | None = None,
+    texts: Sequence[str] = (),
 ) -> list[Message]:
-    """The messages that ask for a cited answer. Passage i of `passages`, which come best first, is number i + 1.
+    """The messages that ask for a cited answer. Passage i of `passages`, which come best first, is number i + 1;
+    `texts` is what is shown of each where they were shortened.
 
     The whole is in the language of the question, so that the answer is too.
     """
     words = _WORDS[language or language_of(question)]
     messages = [Message("system", words.system), *_earlier(history)]
-    blocks = "\n\n".join(passage_block(n, passages[n - 1]) for n in ends_first(len(passages)))
+    blocks = "\n\n".join(
+        passage_block(n, passages[n - 1], texts[n - 1] if texts else None) for n in ends_first(len(passages))
+    )
     messages.append(
         Message(
             "user", f"{words.passages}\n\n{blocks}\n\n{words.question} {neutral(question).strip()}\n{words.closing}"

@@ -39,13 +39,17 @@ class Quote:
 
 
 @dataclass(slots=True)
-class _Candidate:
+class Candidate:
+    """Sentence [start, end) of the passage of `hits[hit]`; `covered` is the share of the question's telling words that
+    it has or inherits, `score` how well it fits, 0 to 1, `cosine` its likeness in meaning (0 where nobody looked)."""
+
     hit: int
     start: int
     end: int
     text: str
     covered: float
     score: float
+    cosine: float = 0.0
 
 
 def best_quotes(
@@ -56,28 +60,18 @@ def best_quotes(
 
     A further sentence is added only if it is nearly as good as the first and says something else.
     """
-    candidates = _candidates(question, hits)
+    candidates = scored_sentences(question, hits, embedder=embedder)[:_SHORTLIST]
     if not candidates:
         return []
-    candidates.sort(key=lambda c: (-c.score, c.hit, c.start))
-    candidates = candidates[:_SHORTLIST]
-    meaning = _meaning(question, candidates, embedder)
-    for candidate, cosine in zip(candidates, meaning, strict=True):
-        prior = 1.0 / (1.0 + candidate.hit)
-        words = candidate.score
-        if embedder is None:
-            candidate.score = (WORDS + MEANING) * words + RANK * prior
-        else:
-            candidate.score = WORDS * words + MEANING * max(0.0, cosine) + RANK * prior
     relevant = [
         candidate
-        for candidate, cosine in zip(candidates, meaning, strict=True)
-        if candidate.covered >= LEAST_COVERAGE or cosine >= LEAST_MEANING
+        for candidate in candidates
+        if candidate.covered >= LEAST_COVERAGE or candidate.cosine >= LEAST_MEANING
     ]
     if sure and not relevant:
         relevant = [max(candidates, key=lambda c: (c.score, -c.hit, -c.start))]
     relevant.sort(key=lambda c: (-c.score, c.hit, c.start))
-    chosen: list[_Candidate] = []
+    chosen: list[Candidate] = []
     for candidate in relevant:
         if len(chosen) == limit or (chosen and candidate.score < 0.75 * chosen[0].score):
             break
@@ -86,11 +80,28 @@ def best_quotes(
     return [Quote(c.hit, c.start, c.end, c.text, c.score) for c in chosen]
 
 
-def _candidates(question: str, hits: Sequence[Hit]) -> list[_Candidate]:
+def scored_sentences(
+    question: str, hits: Sequence[Hit], *, embedder: "Embedder | None" = None, shortlist: int = _SHORTLIST
+) -> list[Candidate]:
+    """The sentences of all hits, those that were looked at best first: by words alone, or where an embedder is at hand
+    the `shortlist` best of these by meaning too, and the others behind them."""
+    candidates = _candidates(question, hits)
+    candidates.sort(key=lambda c: (-c.score, c.hit, c.start))
+    chosen = candidates[:shortlist]
+    for candidate, cosine in zip(chosen, _meaning(question, chosen, embedder), strict=True):
+        candidate.cosine = cosine
+    words = WORDS if embedder is not None else WORDS + MEANING
+    for candidate in candidates:
+        prior = 1.0 / (1.0 + candidate.hit)
+        candidate.score = words * candidate.score + MEANING * max(0.0, candidate.cosine) + RANK * prior
+    return [*sorted(chosen, key=lambda c: (-c.score, c.hit, c.start)), *candidates[shortlist:]]
+
+
+def _candidates(question: str, hits: Sequence[Hit]) -> list[Candidate]:
     spans = [_whole(hit.passage.text, sentence_spans(hit.passage.text)) for hit in hits]
     texts = [[hit.passage.text[a:b] for a, b in found] for hit, found in zip(hits, spans, strict=True)]
     weights = inverse_frequencies(text for found in texts for text in found)
-    candidates: list[_Candidate] = []
+    candidates: list[Candidate] = []
     for number, hit in enumerate(hits):
         titles = " ".join([hit.source.title, *hit.passage.headings])
         before = 0.0
@@ -105,7 +116,7 @@ def _candidates(question: str, hits: Sequence[Hit]) -> list[_Candidate]:
             bare = asks or len(content_tokens(text)) < 4
             # What follows a question or a heading answers it: it inherits, and they themselves say nothing.
             score = (covered * 0.4) if bare else max(covered, 0.6 * before)
-            candidates.append(_Candidate(number, start, end, text, max(covered, before if not bare else 0.0), score))
+            candidates.append(Candidate(number, start, end, text, max(covered, before if not bare else 0.0), score))
             before = covered if bare else 0.0
     return candidates
 
@@ -123,7 +134,7 @@ def _whole(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]
     return joined
 
 
-def _meaning(question: str, candidates: Sequence[_Candidate], embedder: "Embedder | None") -> list[float]:
+def _meaning(question: str, candidates: Sequence[Candidate], embedder: "Embedder | None") -> list[float]:
     """Cosine of question and sentence; 0 without an embedder or for a sentence longer than it reads."""
     cosines = [0.0] * len(candidates)
     if embedder is None:

@@ -38,12 +38,17 @@ MARKER = re.compile(r"[ \t]{0,3}[\[【［]\s?(\d{1,3}(?:\s?[,，、;\-–]\s?\d{
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """The stretch [start, end) of a passage's text that bears out a claim best; `share` is 0 to 1."""
+    """The stretch [start, end) of a passage's text that bears out a claim best; `share` is 0 to 1.
+
+    `most` is what any checker may say of it at most: "no" where a number of the claim stands nowhere, "partly" where
+    one stands elsewhere or a negation does not fit. Models miss just these.
+    """
 
     start: int
     end: int
     share: float
     verdict: Support
+    most: Support = "yes"
 
 
 @lru_cache(maxsize=1)
@@ -92,13 +97,13 @@ def best_evidence(claim: str, passage: str, *, context: str = "", around: str | 
         return best
     quote = passage[best.start : best.end]
     verdict: Support = "yes" if best.share >= YES else "partly" if best.share >= PARTLY else "no"
+    most: Support = "yes"
     if claimed - numbers(f"{passage if around is None else around} {context}"):
-        verdict = "no"
-    elif verdict == "yes" and (
-        claimed - numbers(f"{quote} {context}") or bool(_NEGATION.search(claim)) != bool(_NEGATION.search(quote))
-    ):
-        verdict = "partly"
-    return Evidence(best.start, best.end, best.share, verdict)
+        verdict = most = "no"
+    elif claimed - numbers(f"{quote} {context}") or bool(_NEGATION.search(claim)) != bool(_NEGATION.search(quote)):
+        most = "partly"
+        verdict = "partly" if verdict == "yes" else verdict
+    return Evidence(best.start, best.end, best.share, verdict, most)
 
 
 def _share(wanted: frozenset[str], found: frozenset[str], known: frozenset[str]) -> float:

@@ -1,7 +1,8 @@
 """Claims with the sentences that decide them → pairs of claim and passage, each with its class. It knows no model.
 
-The form is SciFact's (Wadden et al. 2020, arXiv:2004.14974): JSON lines {id, claim, evidence_doc_id, label,
-evidence_sentences, cited_doc_ids} beside a corpus; labels SUPPORT, CONTRADICT and NOT_ENOUGH_INFO.
+Two forms: JSON lines {claim, passage, label}, as `fathom data claims` writes them, and SciFact's (Wadden et al. 2020,
+arXiv:2004.14974): lines {id, claim, evidence_doc_id, label, evidence_sentences, cited_doc_ids} beside a corpus, with
+the labels SUPPORT, CONTRADICT and NOT_ENOUGH_INFO.
 """
 
 import hashlib
@@ -10,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapt.encoders.pair_recipe import PairSource
-from eval.data.corpora import find_jsonl, numbered_jsonl, read_corpus, words
+from eval.data.claim_pairs import LABELS as PAIR_LABELS
+from eval.data.claim_pairs import ClaimPair, read_pairs
+from eval.data.corpora import find_jsonl, numbered_jsonl, read_corpus, read_jsonl, words
 from retrieval.errors import ReadingError, UsageError
 from retrieval.sentences import sentence_spans
 
@@ -39,6 +42,8 @@ def load_claims(
     file = path if path.is_file() else find_jsonl(path, "claims_evidence")
     if file is None:
         raise UsageError(f"data: {name}: '{path}' has no claims_evidence.jsonl; name the file of claims")
+    if "passage" in next(read_jsonl(file), {}):
+        return _of_pairs(read_pairs(file), source, held_out, seed)
     texts = {document.id: (document.title, document.text) for document in read_corpus(file.parent).documents}
     learned: list[Claim] = []
     held: list[Claim] = []
@@ -57,10 +62,27 @@ def load_claims(
             raise ReadingError(str(file), "field", f"line {line}: 'evidence_sentences' is no list of places.")
         chooser = random.Random(f"{seed}-{line}")
         claims = _of(words(row, "claim", file, line), *texts[document], given, label, chooser)
-        share = int.from_bytes(hashlib.blake2b(document.encode(), digest_size=8).digest(), "big") / 2**64
-        (held if share < held_out else learned).extend(claims)
+        (held if _share(document) < held_out else learned).extend(claims)
     if not learned:
         raise UsageError(f"data: {name}: '{path}' holds no claim whose document is in its corpus; name another source")
+    if source.limit is not None and source.limit < len(learned):
+        learned = random.Random(seed).sample(learned, source.limit)
+    return learned, held
+
+
+def _share(document: str) -> float:
+    """Where a document stands between 0 and 1, the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(document.encode(), digest_size=8).digest(), "big") / 2**64
+
+
+def _of_pairs(
+    pairs: list[ClaimPair], source: PairSource, held_out: float, seed: int
+) -> tuple[list[Claim], list[Claim]]:
+    learned: list[Claim] = []
+    held: list[Claim] = []
+    for pair in pairs:
+        claim = Claim(pair.claim, pair.passage, PAIR_LABELS.index(pair.label))
+        (held if _share(pair.document or pair.passage) < held_out else learned).append(claim)
     if source.limit is not None and source.limit < len(learned):
         learned = random.Random(seed).sample(learned, source.limit)
     return learned, held

@@ -5,6 +5,7 @@ import typer
 from app.commands.data import (
     card,
     check,
+    claims,
     cloze,
     evolve,
     importing,
@@ -24,6 +25,7 @@ app = typer.Typer(help="Chat examples to tune on: make, check, describe, review.
 app.command("import")(importing.command)
 app.command("rows")(rows.command)
 app.command("cloze")(cloze.command)
+app.command("claims")(claims.command)
 app.command("write")(write.command)
 app.command("questions")(questions.command)
 app.command("rewrites")(rewrites.command)
