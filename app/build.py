@@ -61,6 +61,8 @@ def engine(settings: Settings) -> "LLM":
     if ours.name == "server":
         from app.engines.server import load_server
 
+        if ours.adapters:
+            loading["adapters"] = {role: name.as_posix() for role, name in ours.adapters.items()}
         return load_server(
             str(ours.url),
             model=ours.model.as_posix() if ours.model else None,
@@ -73,6 +75,7 @@ def engine(settings: Settings) -> "LLM":
     model = resolved(ours.model) if ours.model else None
     if ours.adapter:
         loading["adapter"] = ours.adapter.expanduser().absolute()
+    loading["adapters"] = adapters_of(ours)
     loading["log"] = settings.logs / "engine.log"
     if ours.name == "local":
         from app.engines.local import load_local
@@ -82,6 +85,16 @@ def engine(settings: Settings) -> "LLM":
     from app.engines.embedded import load_embedded
 
     return load_embedded(model, cache=settings.cache, **loading, **manners)
+
+
+def adapters_of(engine: EngineSettings) -> dict[str, Path]:
+    """Folders of the adapters that an engine on this machine has, by role: those that were named, else the ones that
+    come with Fathom, on the model that does."""
+    from eval.models.packaged import packaged_adapters
+
+    if engine.adapters is not None:
+        return dict(engine.adapters)
+    return packaged_adapters() if engine.model is None and engine.adapter is None else {}
 
 
 def engine_named(settings: Settings, name: str | None) -> "LLM":
@@ -112,26 +125,29 @@ def engine_settings(settings: Settings, name: str | None) -> EngineSettings:
             url=url,
             model=Path(model) if model else None,
             adapter=None,
+            adapters=None,
             api_key=ours.api_key if trusted else None,
         )
     # What the settings name is the model of this engine, unless they speak of a server's.
-    kept = {} if ours.name != "server" else {"model": None, "adapter": None}
+    kept = {} if ours.name != "server" else {"model": None, "adapter": None, "adapters": None}
     if name == "embedded":
         return replace(ours, name="embedded", url=None, **kept)
     if name == "local":
         return replace(ours, name="local", url=None, **kept)
     if name.startswith("local:") and len(name) > len("local:"):
-        chosen = replace(ours, name="local", url=None, model=Path(name.removeprefix("local:")), adapter=None)
+        model = Path(name.removeprefix("local:"))
+        chosen = replace(ours, name="local", url=None, model=model, adapter=None, adapters=None)
         return on_registered_model(chosen, settings.models)
     from adapt.registry import is_registered
 
     if is_registered(settings.models, name):
-        chosen = replace(ours, name="embedded", url=None, model=Path(name), adapter=None)
+        chosen = replace(ours, name="embedded", url=None, model=Path(name), adapter=None, adapters=None)
         return on_registered_model(chosen, settings.models)
     folder = Path(name).expanduser()
     if name.endswith(".gguf") or (name and folder.is_dir()):
         bare = (folder / "config.json").is_file() and not (folder / "openvino_model.xml").is_file()
-        return replace(ours, name="local" if bare else "embedded", url=None, model=Path(name), adapter=None)
+        kind = "local" if bare else "embedded"
+        return replace(ours, name=kind, url=None, model=Path(name), adapter=None, adapters=None)
     raise UsageError(
         f"no engine '{name[:80]}'; write 'embedded', 'local', 'local:MODEL', the name of a registered model, the path "
         "of a .gguf file or of a model's folder, or the address of a server, as in http://127.0.0.1:8000/v1#model"

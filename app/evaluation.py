@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.build import embedder, engine_settings, open_collection, search_settings
+from app.build import adapters_of, embedder, engine_settings, open_collection, search_settings
 from app.commands.evaluation.options import Ended
 from app.commands.options import Run
 from app.failures import DONE_WITH_ERRORS
@@ -150,6 +150,8 @@ def _identity(settings: Settings) -> Callable[..., Any]:
         from eval.models.packaged import packaged_model
 
         found["weights"] = model_hash(resolved(ours.model) if ours.model else packaged_model())
+        if roles := adapters_of(ours):
+            found["adapters"] = {role: model_hash(folder) for role, folder in roles.items()}
         return found | ({"adapter": model_hash(ours.adapter.expanduser())} if ours.adapter else {})
 
     def rewriter(word: str | None = None) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import json
 import os
+import re
 import tomllib
 import typing
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from adapt.registry import Entry
 
 FILE_NAME = "fathom.toml"
+_ROLE = re.compile(r"[\w-]{1,40}")
 MAX_FILE_BYTES = 256 * 1024
 
 
@@ -75,7 +77,10 @@ class EngineSettings:
     with Fathom; for "embedded" also a folder exported for OpenVINO, for "local" a folder with safetensors or OWNER/NAME
     of the hub; for a server the name of a model or adapter, None being the one model that it has."""
     adapter: Path | None = None
-    """A folder with a LoRA adapter that peft saved, for "local" and for OpenVINO folders; a server has its own."""
+    """A folder with a LoRA adapter that peft saved, for engines on this machine; a server has its own."""
+    adapters: Mapping[str, Path] | None = None
+    """LoRA adapters by role (rewriter, answerer, reranker …), of which one or none works at a time: folders or names of
+    registered adapters; for a server its own names. None are those that come with Fathom, on its own model."""
     url: str | None = None
     """Address of an OpenAI-compatible server, as in http://127.0.0.1:8000/v1."""
     api_key: SecretStr | None = field(default=None, repr=False)
@@ -118,6 +123,13 @@ class EngineSettings:
             raise UsageError("the engine 'server' needs an address; give url, as in http://127.0.0.1:8000/v1")
         if self.name != "server" and self.url:
             raise UsageError(f"url is the address of a server and the engine is '{self.name}'; take one of them out")
+        for role in self.adapters or {}:
+            if not _ROLE.fullmatch(role):
+                raise UsageError(
+                    f"adapters has the role '{role[:40]}'; a role is up to 40 letters, digits, '-' and '_'"
+                )
+        if self.adapter and self.adapters:
+            raise UsageError("adapter always works, and adapters do by role; take one of them out")
         if self.name == "server" and self.adapter:
             raise UsageError(
                 "adapter is for an engine on this machine; a server knows its adapters as models, give model"
@@ -222,7 +234,7 @@ SECTIONS = tuple(
     item.name for item in dataclasses.fields(Settings) if item.name not in ("workspace", "profile", "chosen")
 )
 _OF_A_PROFILE = {
-    "engine": ("name", "model", "adapter", "url", "device", "precision", "download"),
+    "engine": ("name", "model", "adapter", "adapters", "url", "device", "precision", "download"),
     "embedding": ("model", "adapter", "download", "query_prefix", "passage_prefix"),
 }
 """Keys that say which models run: with another profile they are its own."""
@@ -331,10 +343,13 @@ def on_registered_model(engine: EngineSettings, models: Path) -> EngineSettings:
     file or folder of that name, which its whole path still means. Raises DamagedError, and for adapters UsageError and
     MissingError.
     """
-    if engine.name == "server" or (engine.model is None and engine.adapter is None):
+    if engine.name == "server" or (engine.model is None and engine.adapter is None and not engine.adapters):
         return engine
     from adapt.registry import find, is_registered
 
+    if engine.adapters:
+        roles = {role: _adapter_folder(role, named, models) for role, named in engine.adapters.items()}
+        engine = dataclasses.replace(engine, adapters=roles)
     if engine.adapter is not None and is_registered(models, engine.adapter.as_posix()):
         entry = find(models, engine.adapter.as_posix())
         if not entry.is_adapter:
@@ -352,6 +367,23 @@ def on_registered_model(engine: EngineSettings, models: Path) -> EngineSettings:
             raise UsageError(f"'{entry.name}' is an adapter, and '{engine.adapter}' cannot go on top of it; name one")
         return _on_adapter(engine, entry, models)
     return dataclasses.replace(engine, name="local", model=entry.folder)
+
+
+def _adapter_folder(role: str, named: Path, models: Path) -> Path:
+    """The folder of an adapter that a role names. Raises UsageError, MissingError."""
+    from adapt.registry import find, is_adapter_folder, is_registered
+
+    folder = named.expanduser().absolute()
+    if is_registered(models, named.as_posix()):
+        folder = find(models, named.as_posix()).folder
+    if not folder.is_dir():
+        raise MissingError(
+            f"[engine] adapters: {role} = '{named}' is neither a registered adapter nor a folder; 'fathom model list' "
+            "names those there are"
+        )
+    if not is_adapter_folder(folder):
+        raise UsageError(f"[engine] adapters: {role} = '{named}' is no adapter (no adapter_config.json); name one")
+    return folder
 
 
 def _on_adapter(engine: EngineSettings, adapter: "Entry", models: Path) -> EngineSettings:
@@ -419,6 +451,8 @@ def _from_file(file: Path, section: str, kind: type, key: str, value: Any) -> An
 def _from_variable(name: str, kind: type, key: str, text: str) -> Any:
     _require_known(key, _keys(kind), f"the environment variable {name} names an unknown setting")
     try:
+        if text.startswith("{"):  # a table, as in '{"rewriter": "FOLDER"}'
+            return _adapter(kind, key).validate_json(text)
         return _adapter(kind, key).validate_strings(text)
     except ValidationError as error:
         raise UsageError(f"the environment variable {name}={text[:80]!r} is not valid: {_reason(error)}") from error

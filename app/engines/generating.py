@@ -86,11 +86,12 @@ class Writer(Protocol):
         *,
         max_new_tokens: int,
         sampling: Sampling,
+        role: str | None,
         emit: Callable[[list[int]], None],
         cancelled: Callable[[], bool],
     ) -> None:
         """Call `emit` with each token, until the model ends, the budget is spent, or `cancelled` says so. `ids` is
-        int64 of shape (1, tokens)."""
+        int64 of shape (1, tokens); `role` is the adapter to write under, None the model as it comes."""
         ...
 
     def stream(self) -> TextStream:
@@ -171,6 +172,7 @@ class Generator:
         max_new_tokens: int,
         sampling: Sampling,
         limits: TimeLimits,
+        role: str | None = None,
         stop: Stoppable | None = None,
     ) -> Iterator[Piece]:
         """Yield pieces; the last carries `finish` and `stats`. `ids` is an int64 array of shape (1, tokens).
@@ -185,7 +187,7 @@ class Generator:
         job = _Job()
         try:
             job.thread = threading.Thread(
-                target=self._work, args=(job, ids, max_new_tokens, sampling), name="generation", daemon=True
+                target=self._work, args=(job, ids, max_new_tokens, sampling, role), name="generation", daemon=True
             )
             self._running = job
             job.thread.start()
@@ -197,7 +199,7 @@ class Generator:
         finally:
             job.cancelled.set()
 
-    def _work(self, job: _Job, ids: "np.ndarray", max_new_tokens: int, sampling: Sampling) -> None:
+    def _work(self, job: _Job, ids: "np.ndarray", max_new_tokens: int, sampling: Sampling, role: str | None) -> None:
         """Runs on the job's thread; always leaves the turnstile."""
         try:
             if not job.cancelled.is_set():
@@ -205,6 +207,7 @@ class Generator:
                     ids,
                     max_new_tokens=max_new_tokens,
                     sampling=sampling,
+                    role=role,
                     emit=job.items.put,
                     cancelled=job.cancelled.is_set,
                 )

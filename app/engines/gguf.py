@@ -1,4 +1,4 @@
-"""The header of a GGUF file → the few facts an engine needs: name, context length, chat template.
+"""The header of a GGUF file → the few facts an engine needs: name, context length, chat template, kinds of weights.
 
 The file is hostile until proven otherwise: every length is checked against what is left of the header's budget.
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
@@ -15,6 +15,7 @@ MAX_HEADER_BYTES = 256 * 1024 * 1024
 """More than any vocabulary needs (SmolLM2: 1.7 MB, Qwen 2.5: 6 MB)."""
 _MAX_KEPT_TEXT = 1024 * 1024
 _STRING, _ARRAY = 8, 9
+_MOST_DIMENSIONS = 8
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 
 Value = str | int | float | bool
@@ -22,13 +23,15 @@ Value = str | int | float | bool
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """`metadata` holds the scalar keys, arrays (the vocabulary) not. `context_length` is in tokens, 0 unknown."""
+    """`metadata` holds the scalar keys, arrays (the vocabulary) not. `context_length` is in tokens, 0 unknown. `kinds`
+    are the numbers (ggml_type) of the forms that the weights have."""
 
     architecture: str
     name: str
     context_length: int
     chat_template: str
     metadata: dict[str, Value]
+    kinds: frozenset[int] = frozenset()
 
 
 class _Reader:
@@ -97,7 +100,7 @@ def read_header(path: Path) -> GgufHeader:
         version = reader.number("I")
         if version not in (2, 3):
             raise reader.damaged(f"it has format version {version}, and 2 and 3 are known")
-        reader.number("Q")  # tensors
+        tensors = reader.number("Q")
         metadata: dict[str, Value] = {}
         for _ in range(reader.number("Q")):
             key = reader.text()
@@ -110,6 +113,15 @@ def read_header(path: Path) -> GgufHeader:
                 metadata[key] = reader.scalar(_SCALARS[kind])
             else:
                 raise reader.damaged(f"'{key}' has the unknown type {kind}")
+        kinds = set()
+        for _ in range(tensors):  # each costs at least 24 bytes, so a forged count runs out of budget
+            reader.text(keep=False)
+            dimensions = reader.number("I")
+            if dimensions > _MOST_DIMENSIONS:
+                raise reader.damaged(f"a tensor claims {dimensions:,} dimensions")
+            reader.skip(8 * dimensions)
+            kinds.add(reader.number("I"))
+            reader.skip(8)
     architecture = str(metadata.get("general.architecture", ""))
     context = metadata.get(f"{architecture}.context_length", 0)
     return GgufHeader(
@@ -118,4 +130,5 @@ def read_header(path: Path) -> GgufHeader:
         context_length=int(context) if isinstance(context, int | float) else 0,
         chat_template=str(metadata.get("tokenizer.chat_template", "")),
         metadata=metadata,
+        kinds=frozenset(kinds),
     )

@@ -17,7 +17,7 @@ from llama_index.core.bridge.pydantic import PrivateAttr
 
 from app.engines.child import Child, CrashedError, failure
 from app.engines.generating import POLL_SECONDS, Piece, Stoppable, TimeLimits, _stats
-from app.engines.speaker import Manners
+from app.engines.speaker import Manners, unknown_role
 from app.engines.speaking import Source, SpeakingLLM
 from retrieval.errors import FathomError
 
@@ -200,9 +200,13 @@ class IsolatedLLM(SpeakingLLM):
     _manners: Manners = PrivateAttr()
     _count: Any = PrivateAttr()
 
-    def __init__(self, keeper: Keeper, manners: Manners) -> None:
+    _roles: tuple[str, ...] = PrivateAttr()
+    _role: str | None = PrivateAttr(default=None)
+    _origin: "IsolatedLLM | None" = PrivateAttr(default=None)
+
+    def __init__(self, keeper: Keeper, manners: Manners, roles: Sequence[str] = ()) -> None:
         super().__init__()
-        self._keeper, self._manners = keeper, manners
+        self._keeper, self._manners, self._roles = keeper, manners, tuple(roles)
         self._count = lru_cache(maxsize=COUNTS_KEPT)(
             lambda text: int(keeper.ask({"op": "count", "text": text}, manners.limits))
         )
@@ -221,13 +225,31 @@ class IsolatedLLM(SpeakingLLM):
             context_window=known.window,
             num_output=self._manners.max_new_tokens,
             is_chat_model=True,
-            model_name=known.name,
+            model_name=self.model_name,
         )
 
     @property
     def model_name(self) -> str:
-        """The model's own name, for people."""
-        return self._hello().name
+        """The model's own name, for people, with the role it answers in."""
+        name = self._hello().name
+        return name if self._role is None else f"{name} + {self._role}"
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """What `under` takes."""
+        return self._roles
+
+    def under(self, role: str) -> "IsolatedLLM":
+        """The same model in the same process, answering with the adapter of a role. Closing it closes nothing.
+
+        Raises UsageError for a role that there is no adapter for; what else is wrong with one the first call says.
+        """
+        if role not in self._roles:
+            raise unknown_role(role, self._roles, "the engine's model")
+        view = self.model_copy()
+        view._role = role
+        view._origin = self._origin or self  # whose end is the process's
+        return view
 
     @property
     def context_window(self) -> int:
@@ -242,7 +264,8 @@ class IsolatedLLM(SpeakingLLM):
 
     def close(self) -> None:
         """End the child and let go of its memory; what runs gets a sentence. The object is of no more use."""
-        self._keeper.close()
+        if self._origin is None:
+            self._keeper.close()
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text, without what a chat template adds."""
@@ -257,10 +280,10 @@ class IsolatedLLM(SpeakingLLM):
     ) -> list[list[float]]:
         """For each prompt, ln P of each choice as what the model writes next: "yes" against "no", for reranking.
 
-        A prompt that is a text is complete as it stands. Raises UsageError for an engine that shows no probabilities.
+        A prompt that is a text is complete as it stands. Raises UsageError for a prompt beyond the window.
         """
         asked = [prompt if isinstance(prompt, str) else _plain(prompt) for prompt in prompts]
-        request = {"op": "weigh", "prompts": asked, "choices": list(choices)}
+        request = {"op": "weigh", "prompts": asked, "choices": list(choices), "role": self._role}
         rows = self._keeper.ask(request, self._manners.limits)
         return [[float(value) for value in row] for row in rows]
 
@@ -276,6 +299,8 @@ class IsolatedLLM(SpeakingLLM):
         if isinstance(stop, str | list | tuple):  # what other engines call stop
             options["stop"] = [stop] if isinstance(stop, str) else list(stop)
             stop = None
+        if self._role is not None:
+            options["role"] = self._role
         limits: TimeLimits = kwargs.get("limits") or self._manners.limits
         request = {
             "op": "generate",
@@ -351,7 +376,7 @@ def load_isolated(
     spec = {"engine": engine, "model": _as_json(chosen), "manners": _as_json(manners)}
     keeper = Keeper(spec, log)
     keeper.start()
-    return IsolatedLLM(keeper, manners)
+    return IsolatedLLM(keeper, manners, tuple(chosen.adapters))
 
 
 def _as_json(value: Any) -> Any:

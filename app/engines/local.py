@@ -5,16 +5,16 @@ It runs in a child process (worker.py). Slower than the embedded engine on a CPU
 models without a GGUF, adapters, CUDA, logits.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.engines.speaker import Manners, Speaker
 from app.engines.torch_writer import TorchWriter
-from eval.models.chat_prompts import Message, special_tokens
-from eval.models.language_models import load_parts, locate
+from eval.models.chat_prompts import special_tokens
+from eval.models.language_models import judge_adapter, load_parts, locate
 from retrieval.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ class LocalModel:
 
     model: str | None = None
     adapter: Path | None = None
+    adapters: Mapping[str, Path] = field(default_factory=dict)
+    """LoRA adapters by role, of which one or none works at a time."""
     cache: Path | None = None
     threads: int = 0
     device: str = "auto"
@@ -44,12 +46,22 @@ class LocalModel:
 class LocalSpeaker(Speaker):
     """A model of transformers; make one with `open_local`."""
 
-    def __init__(self, model: Any, tokenizer: Any, *, name: str, precision: str, manners: Manners) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        name: str,
+        precision: str,
+        manners: Manners,
+        roles: Sequence[str] = (),
+    ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise UsageError(f"the model '{name}' has no fast tokenizer (tokenizer.json); use another")
         self._model, self._tokenizer, self._precision = model, tokenizer, precision
-        writer = TorchWriter(model, tokenizer)
-        super().__init__(name, _window(model, tokenizer), writer, special_tokens(tokenizer), manners)
+        self._writer = TorchWriter(model, tokenizer, roles)
+        window = _window(model, tokenizer)
+        super().__init__(name, window, self._writer, special_tokens(tokenizer), manners, roles)
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text, without what a chat template adds."""
@@ -81,24 +93,10 @@ class LocalSpeaker(Speaker):
             self._model, self._tokenizer, name=self.name, weights=self.name, precision=self._precision
         )
 
-    def choice_logprobs(self, prompts: Sequence[str | Sequence[Message]], choices: Sequence[str]) -> list[list[float]]:
-        """For each prompt, ln P of each choice as what the model writes next. Raises UsageError for a prompt beyond the
-        window and for no choices.
-
-        Choices of one token each cost one pass for a prompt, prompts of like length together; longer ones are summed
-        over their tokens.
-        """
-        answers = [self._tokenized(choice) for choice in choices]
-        if not answers or not all(answers):
-            raise UsageError("give choices to weigh, none of them empty")
-        questions = [self._tokenized(prompt if isinstance(prompt, str) else self.render(prompt)) for prompt in prompts]
-        longest = max(map(len, questions), default=1) + max(map(len, answers)) - 1
-        if longest > self.context_window or not all(questions):
-            raise UsageError(
-                f"a prompt has 1 to {self.context_window:,} tokens for {self.name}, and the longest has {longest:,}; "
-                "shorten it"
-            )
-        with self._generator.turn(self.manners.limits):
+    def _weighed(self, questions: list[list[int]], answers: list[list[int]], role: str | None) -> list[list[float]]:
+        """Answers of one token each cost one pass for a question, questions of like length together; longer ones are
+        summed over their tokens."""
+        with self._writer.under(role):
             if all(len(answer) == 1 for answer in answers):
                 found = self._likelihood.next_logprobs(questions, [answer[0] for answer in answers])
                 return [[float(value) for value in row] for row in found]
@@ -115,20 +113,25 @@ def open_local(chosen: LocalModel, manners: Manners) -> LocalSpeaker:
     """The model, loaded into this process. Raises MissingError, UsageError, DamagedError."""
     from retrieval.embedding.load import EmbeddingSettings
 
+    _require_one(chosen.adapter, chosen.adapters)
     place = locate(chosen.model, chosen.adapter, download=chosen.download)
     if chosen.threads:
         import torch
 
         torch.set_num_threads(chosen.threads)
     cache = chosen.cache or EmbeddingSettings().cache_folder()
-    model, tokenizer, precision = load_parts(place, cache=cache, device=chosen.device, precision=chosen.precision)
-    return LocalSpeaker(model, tokenizer, name=place.name, precision=precision, manners=manners)
+    model, tokenizer, precision = load_parts(
+        place, cache=cache, device=chosen.device, precision=chosen.precision, roles=chosen.adapters
+    )
+    roles = tuple(chosen.adapters)
+    return LocalSpeaker(model, tokenizer, name=place.name, precision=precision, manners=manners, roles=roles)
 
 
 def load_local(
     model: str | None = None,
     *,
     adapter: Path | None = None,
+    adapters: Mapping[str, Path] | None = None,
     cache: Path | None = None,
     log: Path | None = None,
     threads: int = 0,
@@ -145,10 +148,19 @@ def load_local(
     """
     from app.engines.isolated import load_isolated
 
+    roles = dict(adapters or {})
+    _require_one(adapter, roles)
+    for one in roles.values():
+        judge_adapter(one)
     if not download:
         locate(model, adapter, download=False)
-    chosen = LocalModel(model, adapter, cache, threads, device, precision, download)
+    chosen = LocalModel(model, adapter, roles, cache, threads, device, precision, download)
     return load_isolated("local", chosen, manners=Manners(**manners), log=log)
+
+
+def _require_one(adapter: Path | None, adapters: Mapping[str, Path]) -> None:
+    if adapter is not None and adapters:
+        raise UsageError("an adapter that always works and adapters by role exclude each other; give one of them")
 
 
 def _window(model: Any, tokenizer: Any) -> int:

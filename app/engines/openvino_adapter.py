@@ -5,33 +5,51 @@ word. Of peft's adapter_config.json it reads nothing, so the strength has to be 
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import ParseError, iterparse
 
+from adapt.export.openvino_folder import made_of
+from eval.models.adapter_base import require_base
 from eval.models.adapter_fit import base_name, lora_parts, other_parts
 from retrieval.errors import DamagedError, MissingError, UsageError
 
 _INSTEAD = 'run model and adapter with the local engine ([engine] name = "local")'
 
 
-def strength(folder: Path, adapter: Path) -> float:
-    """What the product of an adapter's matrices is multiplied by: lora_alpha over the rank.
+def strengths(folder: Path, adapters: Sequence[Path]) -> list[float]:
+    """What the product of each adapter's matrices is multiplied by: lora_alpha over the rank.
 
-    Raises UsageError where it would not do in this model what it was trained to do, MissingError and DamagedError for
+    Raises UsageError where one would not do in this model what it was trained to do, MissingError and DamagedError for
     what is no adapter.
     """
+    found = [require_lora(adapter) for adapter in adapters]
+    base = made_of(folder)
+    names = _layer_names(folder / "openvino_model.xml") if adapters else set()
+    for adapter in adapters:
+        if base is not None:
+            require_base(adapter, base, folder.name)
+        _require_places(adapter, folder, names)
+    return found
+
+
+def require_lora(adapter: Path) -> float:
+    """The strength of an adapter that OpenVINO could take. Raises UsageError, MissingError or DamagedError."""
     from eval.models.language_models import judge_adapter
 
     judge_adapter(adapter)
-    parts = sorted({module for module, _, _ in lora_parts(adapter)})
     others = sorted(other_parts(adapter))
-    if not parts or others:
+    if others or not any(True for _ in lora_parts(adapter)):
         found = f"'{others[0][:100]}'" if others else "no LoRA matrix"
         raise UsageError(
             f"the adapter {adapter} holds {found}, and OpenVINO takes LoRA matrices and nothing else; {_INSTEAD}"
         )
-    names = _layer_names(folder / "openvino_model.xml")
+    return _scale(adapter)
+
+
+def _require_places(adapter: Path, folder: Path, names: set[str]) -> None:
+    parts = sorted({module for module, _, _ in lora_parts(adapter)})
     lost = [part for part in parts if not any(_is_at(part, name) for name in names)]
     if lost:
         base = base_name(adapter)
@@ -40,7 +58,6 @@ def strength(folder: Path, adapter: Path) -> float:
             f"the adapter {adapter}{hint} would change nothing in {folder}: {len(lost)} of its {len(parts)} parts have "
             f"no place there, '{lost[0][:100]}' first; export the model it was trained on, or {_INSTEAD}"
         )
-    return _scale(adapter)
 
 
 def _scale(adapter: Path) -> float:

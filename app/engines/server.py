@@ -6,7 +6,7 @@ behind our back, and no way to hang up from another thread, so this speaks the p
 """
 
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, cast
 
@@ -16,6 +16,8 @@ from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from app.engines.endpoint import Endpoint, address
 from app.engines.generating import Piece, TimeLimits
 from app.engines.refusals import NoSuchAddress
+from app.engines.server_weighing import weigh_by_text, weigh_by_vllm
+from app.engines.speaker import unknown_role
 from app.engines.speaking import Source, SpeakingLLM
 from eval.models.chat_prompts import broken_up, folded
 from retrieval.errors import FathomError, MissingError, UsageError
@@ -51,13 +53,24 @@ class ServerLLM(SpeakingLLM):
     limits: TimeLimits = Field(default=TimeLimits(), description="Time limits, seconds.", exclude=True)
 
     _endpoint: Endpoint = PrivateAttr()
+    _adapters: dict[str, str] = PrivateAttr()
+    _origin: "ServerLLM | None" = PrivateAttr(default=None)
     _speaks_vllm: bool = PrivateAttr()
     _folds: bool = PrivateAttr(default=False)
     _count: Any = PrivateAttr()
 
-    def __init__(self, endpoint: Endpoint, *, speaks_vllm: bool = False, **fields: Any) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        speaks_vllm: bool = False,
+        adapters: Mapping[str, str] | None = None,
+        **fields: Any,
+    ) -> None:
+        """`adapters` are the server's names of adapters on the model, by role."""
         super().__init__(url=endpoint.url, **fields)
         self._endpoint = endpoint
+        self._adapters = dict(adapters or {})
         self._speaks_vllm = speaks_vllm
         self._count = lru_cache(maxsize=COUNTS_KEPT)(self._counted)
 
@@ -89,9 +102,59 @@ class ServerLLM(SpeakingLLM):
         """Whether the server says that it is vLLM."""
         return self._speaks_vllm
 
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """What `under` takes."""
+        return tuple(self._adapters)
+
+    def under(self, role: str) -> "ServerLLM":
+        """The same server, answering with the adapter of a role. Closing it closes nothing. Raises UsageError."""
+        if role not in self._adapters:
+            raise unknown_role(role, self.roles, self.model_name)
+        view = self.model_copy(update={"model_name": self._adapters[role]})
+        view._origin = self._origin or self
+        return view
+
     def close(self) -> None:
         """Hang up on everything that runs."""
-        self._endpoint.close()
+        if self._origin is None:
+            self._endpoint.close()
+
+    def choice_logprobs(
+        self, prompts: Sequence[str | Sequence[ChatMessage]], choices: Sequence[str]
+    ) -> list[list[float]]:
+        """For each prompt, ln P of each choice as what the model writes next: "yes" against "no", for reranking.
+
+        A prompt that is a text is complete as it stands. Exact with vLLM; another server tells its 20 likeliest tokens,
+        and a choice beyond them gets the probability of the last. Raises UsageError where it tells none.
+        """
+        if not choices or not all(choices):
+            raise UsageError("give choices to weigh, none of them empty")
+        asked = [prompt if isinstance(prompt, str) else self._messages(prompt) for prompt in prompts]
+        if not all(asked):
+            raise UsageError("a prompt to weigh is empty; write a question")
+        asked, wanted = _sendable(asked), _sendable(list(choices))
+        bare = self.url.removesuffix("/v1")
+
+        def post(path: str, body: dict[str, Any]) -> Any:
+            return self._endpoint.post(self.url + path, body, seconds=self.limits.total)
+
+        def tokenize(path: str, body: dict[str, Any]) -> Any:
+            return self._endpoint.post(bare + path, body, seconds=self.limits.total)
+
+        if self._speaks_vllm:
+            try:
+                return weigh_by_vllm(post, tokenize, self.model_name, asked, wanted)
+            except NoSuchAddress:  # a proxy that passes /v1 alone
+                self._speaks_vllm = False
+        return weigh_by_text(post, self.model_name, asked, wanted)
+
+    def _messages(self, messages: Sequence[ChatMessage]) -> list[dict[str, str]]:
+        plain = [
+            {"role": _ROLES.get(message.role, "user"), "content": broken_up(message.content or "", _CONTROL)}
+            for message in messages
+        ]
+        return folded(plain) if self._folds else plain
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text, without what a chat template adds: exact where the server is vLLM, else a guess that is
@@ -116,11 +179,7 @@ class ServerLLM(SpeakingLLM):
             path, text = "/completions", source
             body: dict[str, Any] = {"prompt": source}
         else:
-            messages = [
-                {"role": _ROLES.get(message.role, "user"), "content": broken_up(message.content or "", _CONTROL)}
-                for message in cast(Sequence[ChatMessage], source)
-            ]
-            messages = folded(messages) if self._folds else messages
+            messages = self._messages(cast(Sequence[ChatMessage], source))
             path, text = "/chat/completions", "\n".join(message["content"] for message in messages)
             body = {"messages": messages}
         if not text.strip():
@@ -191,6 +250,7 @@ def load_server(
     url: str,
     *,
     model: str | None = None,
+    adapters: Mapping[str, str] | None = None,
     api_key: str | None = None,
     connect_seconds: float | None = None,
     concurrency: int | None = None,
@@ -198,6 +258,7 @@ def load_server(
 ) -> ServerLLM:
     """The model (or adapter) `model` at `url`; None is the one model that the server has, adapters aside.
 
+    `adapters` are the server's names of adapters by role; those on the model are roles by their own names anyway.
     `settings` are ServerLLM's fields. Asks the server for its models, so that what cannot work is known at once.
     Raises UsageError for what is no address and where a model must be named, MissingError where there is no server or
     no such model.
@@ -226,10 +287,18 @@ def load_server(
         raise MissingError(
             f"the server at {endpoint.url} has no model '{model[:80]}'; it has {', '.join(models)}; name one of them"
         )
+    roles = {name: name for name, card in models.items() if card.get("parent") == model} | dict(adapters or {})
+    for role, name in roles.items():
+        if models and name not in models:
+            raise MissingError(
+                f"the server at {endpoint.url} has no adapter '{name[:80]}' for the role '{role}'; it has "
+                f"{', '.join(models)}; correct [engine] adapters"
+            )
     card = models.get(model, {})
     window = _window(card) or _window(models.get(str(card.get("parent")), {})) or UNKNOWN_CONTEXT
     settings.setdefault("context_window", window)
-    return ServerLLM(endpoint, speaks_vllm=card.get("owned_by") == "vllm", model_name=model, **settings)
+    vllm = card.get("owned_by") == "vllm"
+    return ServerLLM(endpoint, speaks_vllm=vllm, adapters=roles, model_name=model, **settings)
 
 
 def _models(answer: Any) -> dict[str, dict[str, Any]]:

@@ -37,18 +37,26 @@ class Speaker(ABC):
     """One loaded model. Safe for many threads: they wait in line."""
 
     def __init__(
-        self, name: str, context_window: int, writer: Writer, special: Iterable[str], manners: Manners
+        self,
+        name: str,
+        context_window: int,
+        writer: Writer,
+        special: Iterable[str],
+        manners: Manners,
+        roles: Iterable[str] = (),
     ) -> None:
-        """`context_window` counts tokens of prompt and answer together; `special` are the tokens no text may spell."""
+        """`context_window` counts tokens of prompt and answer together; `special` are the tokens no text may spell;
+        `roles` are the names of the adapters that may be asked for."""
         self.name = name
         self.context_window = context_window
         self.manners = manners
+        self.roles = tuple(roles)
         self._generator = Generator(writer)
         self._special: re.Pattern[str] = marks(special)
 
     @abstractmethod
     def _ids(self, text: str) -> "np.ndarray":
-        """Tokens of a complete prompt, int64 of shape (1, tokens); special tokens in it are the real ones."""
+        """Tokens of a complete prompt, int64 of shape (1, tokens)."""
 
     @abstractmethod
     def _templated(self, messages: list[dict[str, str]]) -> str:
@@ -70,9 +78,11 @@ class Speaker(ABC):
     ) -> Iterator[Piece]:
         """Text as it is written, from a complete prompt or from messages; the last piece has `finish` and `stats`.
 
-        `options`: max_new_tokens, temperature, top_p, seed, repetition_penalty, stop (texts), limits (TimeLimits).
-        Raises UsageError for what the model cannot read; see Generator.generate for the rest.
+        `options`: max_new_tokens, temperature, top_p, seed, repetition_penalty, stop (texts), limits (TimeLimits) and
+        role. Raises UsageError for what the model cannot read; see Generator.generate for the rest.
         """
+        role = options.get("role")
+        self.require_role(role)
         text = source if isinstance(source, str) else self.render(source)
         ids = self._ids(text)
         length = int(ids.shape[1])
@@ -99,19 +109,53 @@ class Speaker(ABC):
             max_new_tokens=min(wanted, self.context_window - length),
             sampling=sampling,
             limits=options.get("limits", mine.limits),
+            role=role,
             stop=stop,
         )
 
-    def choice_logprobs(self, prompts: Sequence[str | Sequence[Message]], choices: Sequence[str]) -> list[list[float]]:
+    def choice_logprobs(
+        self, prompts: Sequence[str | Sequence[Message]], choices: Sequence[str], *, role: str | None = None
+    ) -> list[list[float]]:
         """For each prompt, ln P of each choice as what the model writes next: "yes" against "no", say.
 
-        Raises UsageError where the runtime shows no probabilities.
+        Raises UsageError for a prompt beyond the window, no choices and an unknown role.
         """
-        raise UsageError(
-            f"the embedded engine shows no probabilities of {self.name}; use the engine 'local' "
-            '([engine] name = "local"), which does'
-        )
+        self.require_role(role)
+        answers = [self._tokenized(choice) for choice in choices]
+        if not answers or not all(answers):
+            raise UsageError("give choices to weigh, none of them empty")
+        questions = [self._tokenized(prompt if isinstance(prompt, str) else self.render(prompt)) for prompt in prompts]
+        longest = max(map(len, questions), default=1) + max(map(len, answers)) - 1
+        if longest > self.context_window or not all(questions):
+            raise UsageError(
+                f"a prompt has 1 to {self.context_window:,} tokens for {self.name}, and the longest has {longest:,}; "
+                "shorten it"
+            )
+        with self._generator.turn(self.manners.limits):
+            return self._weighed(questions, answers, role)
+
+    def require_role(self, role: str | None) -> None:
+        """Raises UsageError for a role that the model has no adapter for."""
+        if role is not None and role not in self.roles:
+            raise unknown_role(role, self.roles, self.name)
+
+    @abstractmethod
+    def _tokenized(self, text: str) -> list[int]:
+        """Tokens of a text; special tokens in it are the real ones."""
+
+    @abstractmethod
+    def _weighed(self, questions: list[list[int]], answers: list[list[int]], role: str | None) -> list[list[float]]:
+        """For each question, ln P of each answer as what follows it. The model is ours while this runs."""
 
     def close(self) -> None:
         """Stop what runs. The memory goes with the object."""
         self._generator.close()
+
+
+def unknown_role(role: str, roles: Sequence[str], name: str) -> UsageError:
+    """What to say of a role that there is no adapter for."""
+    there = f"it has {', '.join(roles)}" if roles else "it has none"
+    return UsageError(
+        f"there is no adapter '{role[:80]}' on {name} ({there}); name its folder or the registered adapter under "
+        "[engine] adapters in fathom.toml"
+    )

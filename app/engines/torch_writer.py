@@ -1,6 +1,7 @@
 """transformers as a Writer: token ids in, token ids out through `generate`, on CPU or GPU."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from app.engines.generating import Sampling
@@ -16,7 +17,8 @@ class _CancelledError(Exception):
 class TorchWriter:
     """`model.generate` lets the interpreter lock go inside torch's operations. Not for several threads at once."""
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any, roles: Iterable[str] = ()) -> None:
+        """`roles` are names of the adapters that the model of peft has, of which one or none works at a time."""
         from torch.nn import ModuleList
         from transformers import GenerationConfig
 
@@ -32,6 +34,7 @@ class TorchWriter:
         if hasattr(model, "get_base_model"):  # under virtual tokens peft 0.21 lets the inner model's count
             model.get_base_model().generation_config = GenerationConfig(**self._config)
         self._cancelled: Callable[[], bool] = lambda: False
+        self._roles = frozenset(roles)
         lists = [module for module in model.modules() if isinstance(module, ModuleList)]
         for layer in max(lists, key=len, default=()):
             layer.register_forward_pre_hook(self._look)
@@ -40,6 +43,18 @@ class TorchWriter:
         """Before every layer: reading a long prompt takes seconds, and is left in the middle."""
         if self._cancelled():
             raise _CancelledError
+
+    @contextmanager
+    def under(self, role: str | None) -> Iterator[None]:
+        """The model with the adapter of a role, for as long as the block runs; None is without any of them."""
+        if not self._roles:
+            yield
+        elif role is None:
+            with self._model.disable_adapter():
+                yield
+        else:
+            self._model.set_adapter(role)
+            yield
 
     def stream(self) -> "TailStream":
         """A fresh decoder for one answer."""
@@ -51,6 +66,7 @@ class TorchWriter:
         *,
         max_new_tokens: int,
         sampling: Sampling,
+        role: str | None = None,
         emit: Callable[[list[int]], None],
         cancelled: Callable[[], bool],
     ) -> None:
@@ -83,7 +99,7 @@ class TorchWriter:
         given = torch.from_numpy(ids).to(self._model.device)
         self._cancelled = cancelled
         try:
-            with torch.inference_mode():
+            with self.under(role), torch.inference_mode():
                 self._model.generate(
                     input_ids=given,
                     attention_mask=torch.ones_like(given),

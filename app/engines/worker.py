@@ -71,7 +71,8 @@ class Worker:
             elif request["op"] == "render":
                 self.send({"id": number, "value": speaker.render(request["source"])})
             elif request["op"] == "weigh":
-                self.send({"id": number, "value": speaker.choice_logprobs(request["prompts"], request["choices"])})
+                found = speaker.choice_logprobs(request["prompts"], request["choices"], role=request["role"])
+                self.send({"id": number, "value": found})
             else:
                 raise ValueError(f"unknown request {request['op']!r}")
         except Exception as error:  # one request's failure; the model goes on
@@ -99,6 +100,7 @@ def _speaker(spec: dict[str, Any]) -> "Speaker":
     given = dict(spec["model"])
     for name in ("cache", "adapter"):
         given[name] = Path(given[name]) if given.get(name) else None
+    given["adapters"] = {role: Path(folder) for role, folder in given.get("adapters", {}).items()}
     manners = dict(spec["manners"])
     if "limits" in manners:
         manners["limits"] = TimeLimits(**manners["limits"])

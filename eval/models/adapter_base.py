@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.models.packaged import is_same_model
 from eval.runs.run_folder import write_json
 from retrieval.errors import DamagedError, UsageError
 
@@ -78,7 +79,7 @@ def require_base(adapter: Path, weights: str, model: str) -> None:
     """Raises UsageError where an adapter was trained on other weights than those of `model`, with the hash `weights`:
     every size may fit, nothing fails, and what it writes is nonsense."""
     told = adapter_base(adapter)
-    if told is not None and told.sha256 != weights:
+    if told is not None and not is_same_model(told.sha256, weights):
         raise UsageError(
             f"the adapter '{adapter.name}' was trained on '{told.name}' (weights {told.sha256[:12]}), and '{model}' "
             f"has other weights ({weights[:12]}); run it on its own base"

@@ -190,9 +190,11 @@ def load_parts(
     device: str = "auto",
     precision: str = "auto",
     four_bits: FourBits | None = None,
+    roles: Mapping[str, Path] | None = None,
 ) -> tuple[Any, Any, str]:
     """transformers' own model and tokenizer of a place that `locate` found, and the precision it runs in: for whoever
-    writes with them. `four_bits` is for nf4; None is as the adapter was trained, if there is one.
+    writes with them. `four_bits` is for nf4; None is as the adapter was trained, if there is one. `roles` are LoRA
+    adapters by name, all of them on the one model, in place of the place's own.
 
     Raises MissingError, UsageError (an adapter of other weights) or DamagedError.
     """
@@ -230,6 +232,9 @@ def load_parts(
                 )
         if place.adapter is not None:
             model = _with_adapter(model, tokenizer, place)
+        for role, adapter in (roles or {}).items():
+            require_base_in(adapter, place.name, here.folder, gguf=here.gguf, cache=cache)
+            model = _with_role(model, role, adapter, place.name)
         return model.to(device).eval(), tokenizer, precision
 
 
@@ -314,12 +319,9 @@ def unpacked(place: ModelPlace, cache: Path) -> ModelPlace:
     seven times a 4-bit file's size."""
     if place.gguf is None or (place.folder / place.gguf).stat().st_size > UNPACK_UP_TO:
         return place
-    import transformers
+    from retrieval.embedding.stored import is_whole, keep
 
-    from retrieval.embedding.stored import file_hash, is_whole, keep
-
-    digest = file_hash(place.folder / place.gguf)
-    folder = cache / "language-models" / f"{digest[:32]}-{transformers.__version__}"
+    folder = unpacked_folder(place, cache)
 
     def fill(new: Path) -> None:
         import torch
@@ -336,6 +338,16 @@ def unpacked(place: ModelPlace, cache: Path) -> ModelPlace:
         _LOG.warning("cannot keep %s in %s (%s); it will be read again next time", place.name, folder, error)
         return place
     return replace(place, folder=folder, gguf=None)
+
+
+def unpacked_folder(place: ModelPlace, cache: Path) -> Path:
+    """Where `unpacked` keeps a GGUF file, if it has done so."""
+    from importlib.metadata import version
+
+    from retrieval.embedding.stored import file_hash
+
+    digest = file_hash(place.folder / str(place.gguf))
+    return cache / "language-models" / f"{digest[:32]}-{version('transformers')}"
 
 
 def _device(device: str) -> str:
@@ -376,6 +388,23 @@ def _with_adapter(model: Any, tokenizer: Any, place: ModelPlace) -> Any:
     return found
 
 
+def _with_role(model: Any, role: str, adapter: Path, name: str) -> Any:
+    """The model with one more LoRA adapter under a name."""
+    from peft import PeftModel
+
+    from eval.models.adapter_fit import require_fit
+
+    judge_adapter(adapter)
+    if json.loads((adapter / "adapter_config.json").read_text("utf-8"))["peft_type"] != "LORA":
+        raise UsageError(f"the adapter '{adapter}' is no LoRA, and no other kind can be one of several; run it alone")
+    first = not isinstance(model, PeftModel)
+    require_fit(adapter, _sizes(model if first else model.get_base_model()), name)
+    if first:
+        return PeftModel.from_pretrained(model, str(adapter), adapter_name=role, use_safetensors=True)
+    model.load_adapter(str(adapter), adapter_name=role, use_safetensors=True)
+    return model
+
+
 def put_values(model: Any, values: Mapping[str, Any]) -> None:
     """Give an adapter's weights the values of its file as they are: peft 0.21 rounds those of a pruned AdaLoRA to what
     the base is held in, and then counts in fp32."""
@@ -387,9 +416,12 @@ def put_values(model: Any, values: Mapping[str, Any]) -> None:
 
 def _sizes(model: Any) -> dict[str, tuple[int, int]]:
     """Inputs and outputs of the modules that an adapter can change. Weights in 4 bits have lost their shape, and GPT-2
-    keeps its own transposed."""
+    keeps its own transposed. Where an adapter is on a module already, the module itself is its `base_layer`."""
     sizes = {}
     for name, module in model.named_modules():
+        if hasattr(module, "base_layer"):
+            continue
+        name = name.removesuffix(".base_layer")
         weight = getattr(module, "weight", None)
         if hasattr(module, "in_features"):
             sizes[name] = (int(module.in_features), int(module.out_features))

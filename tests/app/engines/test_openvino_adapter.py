@@ -13,6 +13,7 @@ from adapt.export.openvino_folder import write_graph as export
 from app.engines import loading
 from app.engines.embedded import EmbeddedModel, open_embedded
 from app.engines.local import LocalModel, open_local
+from app.engines.openvino_adapter import strengths
 from app.engines.speaker import Manners, Speaker
 from retrieval.errors import DamagedError, MissingError, UsageError
 
@@ -111,8 +112,5 @@ def test_a_gguf_takes_no_adapter(models: dict[str, Path], tmp_path: Path) -> Non
 
 
 def test_the_strength_follows_rank_stabilisation(models: dict[str, Path], tmp_path: Path) -> None:
-    from app.engines.openvino_adapter import strength
-
-    assert strength(models["openvino"], models["lora"]) == 4.0
     stable = adapter(models["tiny"], tmp_path / "stable", r=4, lora_alpha=16, use_rslora=True)
-    assert strength(models["openvino"], stable) == 8.0
+    assert strengths(models["openvino"], [models["lora"], stable]) == [4.0, 8.0]
