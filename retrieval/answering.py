@@ -23,6 +23,7 @@ from retrieval.passages import Answer, Document, Hit, Mode
 from retrieval.prompts import PROMPT_VERSION, REFUSALS, Language, Message, answer_messages, language_of
 from retrieval.quoting import quoted_answer
 from retrieval.rewriting.plans import Planner
+from retrieval.roles import ANSWERER, has_role, in_role
 from retrieval.selecting import select
 from retrieval.shortening import shorten
 from retrieval.steps import Step
@@ -93,6 +94,8 @@ class AnswerSettings:
     collection's own threshold, or the general one where it has none (retrieval/answerability.py)."""
     least_support: float = 0.5
     """Share of what the model claims that the passages must bear out; below it, quotations replace its text."""
+    answerer: bool = True
+    """Whether the engine's adapter for answering writes, where it has one, rather than the model itself."""
     support: str = "lexical"
     """What tells whether they do: "lexical" (shared words), "encoder" (a trained one), "llm" (the engine), a folder."""
     quotes: int = 3
@@ -218,7 +221,7 @@ def answer_stream(
     clock.add(found.timings)
     clock.lap("search", without=("rewrite", "expand", "rerank"))
     if writer:
-        packed = writer.packed(question, earlier, found.hits, documents, embedder)
+        packed = writer.packed(question, found.standalone, earlier, found.hits, documents, embedder)
     else:
         packed = pack(found.hits, documents.get)
     clock.lap("pack")
@@ -305,7 +308,8 @@ class _Writer:
     """A language model and the prompt for it, within its window."""
 
     def __init__(self, llm: "LLM", settings: AnswerSettings, language: Language) -> None:
-        self.llm = llm
+        self.trained = settings.answerer and has_role(llm, ANSWERER)
+        self.llm: LLM = in_role(llm, ANSWERER) if self.trained else llm
         self.settings = settings
         self.language = language
         self.earlier: list[Message] = []
@@ -314,6 +318,7 @@ class _Writer:
     def packed(
         self,
         question: str,
+        standalone: str,
         earlier: Sequence[Message],
         found: Sequence[Hit],
         documents: "_Documents",
@@ -322,7 +327,9 @@ class _Writer:
         """Passages for the prompt: what the window leaves beside the answer, the question and the conversation."""
         metadata = self.llm.metadata
         window = metadata.context_window - max(metadata.num_output, 64) - MARGIN_TOKENS
-        self.question = self._cut(question, window // 4)
+        # The adapter has learnt from questions that stand alone, with no conversation before them.
+        self.question = self._cut(standalone if self.trained else question, window // 4)
+        earlier = () if self.trained else earlier
         self.earlier = self._recent(earlier, min(self.settings.history_tokens, window // 4))
         bare = answer_messages(self.question, (), self.earlier, language=self.language)
         used = sum(self.count(message.text) + MESSAGE_TOKENS for message in bare)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-ROLE = "reranker"
+from retrieval.roles import RERANKER, in_role
+
 MOST_LOGIT = 30.0
 """Beyond it a probability is 0 or 1 to twelve digits, and equal scores lose the order."""
 
@@ -42,7 +43,7 @@ class Reranked:
 
 def as_reranker(llm: Any) -> Any:
     """The engine under its adapter for reranking, where it has one; else itself."""
-    return llm.under(ROLE) if ROLE in tuple(getattr(llm, "roles", ())) else llm
+    return in_role(llm, RERANKER)
 
 
 def name_of(llm: Any) -> str:

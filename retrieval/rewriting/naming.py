@@ -8,14 +8,12 @@ from retrieval.prompts import Message
 from retrieval.rewriting.planning import Planning
 from retrieval.rewriting.plans import About, AsAsked, Condensing, Planner, WithPrevious
 from retrieval.rewriting.rules import Rewriter, as_asked, with_previous
+from retrieval.roles import REWRITER, has_role, in_role
 
 if TYPE_CHECKING:
     from llama_index.core.llms import LLM
 
 logger = logging.getLogger(__name__)
-
-ROLE = "rewriter"
-"""The role under which an engine with several adapters has one trained for this."""
 
 
 def planner_named(name: str | None, llm: "Callable[[str | None], LLM]", *, passage: bool = False) -> Planner:
@@ -36,12 +34,12 @@ def planner_named(name: str | None, llm: "Callable[[str | None], LLM]", *, passa
     assert name is not None
     if name == "model":
         engine = llm(None)
-        if ROLE in getattr(engine, "roles", ()):
-            return Condensing(_under_role(engine))
+        if has_role(engine, REWRITER):
+            return Condensing(in_role(engine, REWRITER))
         return Planning(engine, passage=passage)
     if name == "plan" or name.startswith("plan:"):
         return Planning(llm(name.removeprefix("plan").removeprefix(":") or None), passage=passage)
-    return Condensing(_under_role(llm(name)))
+    return Condensing(in_role(llm(name), REWRITER))
 
 
 def rewriter_named(name: str | None, llm: "Callable[[str | None], LLM]") -> Rewriter:
@@ -67,8 +65,3 @@ class PlannedQuestion:
             logger.warning("the question was searched as asked: planning it failed (%s)", error)
             return question.strip()
         return question.strip() if plan.note else plan.standalone
-
-
-def _under_role(llm: "LLM") -> "LLM":
-    """The engine's own adapter for this, where it has one."""
-    return llm.under(ROLE) if ROLE in getattr(llm, "roles", ()) else llm  # type: ignore[no-any-return, attr-defined]

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from retrieval.errors import FathomError, UsageError
+from retrieval.roles import SUPPORT, has_role, in_role
 from retrieval.supporting.asking import SUPPORT_VERSION, VERDICTS, support_messages
 from retrieval.supporting.checker import Odds
 
 if TYPE_CHECKING:
     from llama_index.core.llms import LLM
 
-ROLE = "support"
 MOST_LOGIT = 30.0
 
 
@@ -25,8 +25,7 @@ class LanguageModelChecker:
 
     def __init__(self, llm: "LLM") -> None:
         """Raises UsageError for an engine that shows no probabilities."""
-        roles = tuple(getattr(llm, "roles", ()))
-        self._llm: Any = llm.under(ROLE) if ROLE in roles else llm  # type: ignore[attr-defined]
+        self._llm: Any = in_role(llm, SUPPORT)
         if not callable(getattr(self._llm, "choice_logprobs", None)):
             raise UsageError(
                 f"the engine {type(llm).__name__} shows no probabilities, which checking by a language model needs; "
@@ -36,7 +35,7 @@ class LanguageModelChecker:
         self.described: Mapping[str, Any] = {
             "checker": "llm",
             "model": self.name,
-            "role": ROLE if ROLE in roles else "",
+            "role": SUPPORT if has_role(llm, SUPPORT) else "",
             "prompt_version": SUPPORT_VERSION,
         }
 

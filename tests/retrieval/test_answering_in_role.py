@@ -1,0 +1,63 @@
+"""An engine with an adapter for answering writes under it, asked as the adapter was trained."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from fakes import five_documents
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, LLMMetadata
+from llama_index.core.bridge.pydantic import PrivateAttr
+from llama_index.core.llms.custom import CustomLLM
+
+from retrieval.answering import AnswerSettings, answer
+from retrieval.collection import Collection
+
+HISTORY = [{"role": "user", "content": "How is bread made?"}, {"role": "assistant", "content": "With yeast [1]."}]
+
+
+class SpeakingLLM(CustomLLM):
+    """Writes `reply`; remembers what it was shown."""
+
+    reply: str = ""
+    _shown: list[ChatMessage] = PrivateAttr(default_factory=list)
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        return LLMMetadata(context_window=4096, num_output=64, model_name="speaking", is_chat_model=True)
+
+    def complete(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+    def stream_complete(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> Iterator[ChatResponse]:
+        self._shown = list(messages)
+        yield ChatResponse(message=ChatMessage(content=self.reply), delta=self.reply)
+
+
+class AdaptedLLM(SpeakingLLM):
+    """An engine whose adapter says something else."""
+
+    roles: tuple[str, ...] = ("answerer",)
+    _adapted: Any = PrivateAttr(default_factory=lambda: SpeakingLLM(reply="Knead the dough well."))
+
+    def under(self, role: str) -> Any:
+        assert role == "answerer"
+        return self._adapted
+
+
+def test_the_adapter_writes_and_is_asked_one_question_that_stands_alone(collection: Collection) -> None:
+    collection.add(five_documents())
+    llm = AdaptedLLM(reply="Tides.")
+    found = answer("And then?", collection=collection, llm=llm, history=HISTORY, search_mode="lexical")
+    assert found.text.startswith("Knead the dough well") and not llm._shown
+    system, user = llm._adapted._shown
+    assert system.role == "system" and "How is bread made? And then?" in str(user.content)
+
+
+def test_it_can_be_switched_off(collection: Collection) -> None:
+    collection.add(five_documents())
+    llm = AdaptedLLM(reply="Knead the dough well.")
+    settings = AnswerSettings(answerer=False)
+    answer("And then?", collection=collection, llm=llm, history=HISTORY, search_mode="lexical", settings=settings)
+    assert not llm._adapted._shown and len(llm._shown) == 4
