@@ -7,7 +7,7 @@ any other is loaded as it is and kept in the cache as OpenVINO wrote it, which i
 import json
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,11 +55,13 @@ def load_model(
     threads: int = 0,
     adapter: Path | None = None,
     adapters: Mapping[str, Path] | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> LoadedModel:
     """Load a GGUF file or a folder with an OpenVINO model; None is the model that comes with Fathom.
 
     `cache` is where the converted model is kept (None: nowhere). `adapter` is a LoRA adapter that always works,
-    `adapters` are some by role, of which one or none does at a time. Raises MissingError, DamagedError, UsageError or
+    `adapters` are some by role, of which one or none does at a time; `tell` gets a sentence for people before what takes
+    long. Raises MissingError, DamagedError, UsageError or
     FathomError.
     """
     header = require_loadable(path, adapter, adapters)
@@ -72,7 +74,7 @@ def load_model(
         return _of_folder(path, name, adapter, roles, threads)
     if is_convertible(path) and (wanted or not is_exact(header)):
         try:
-            with _converted(path, cache) as folder:
+            with _converted(path, cache, tell) as folder:
                 return _of_folder(folder, name, adapter, roles, threads, path)
         except FathomError as error:
             if wanted:
@@ -120,11 +122,11 @@ def require_loadable(
 
 
 @contextmanager
-def _converted(path: Path, cache: Path | None) -> Iterator[Path]:
+def _converted(path: Path, cache: Path | None, tell: Callable[[str], None]) -> Iterator[Path]:
     """The folder of a GGUF file; in a cache that cannot be used it is made for this time alone."""
     if cache is not None:
         try:
-            folder = converted(path, cache)
+            folder = converted(path, cache, tell)
         except (DamagedError, UsageError):
             raise
         except (FathomError, OSError) as error:
@@ -134,7 +136,7 @@ def _converted(path: Path, cache: Path | None) -> Iterator[Path]:
             return
     try:
         with tempfile.TemporaryDirectory(prefix="fathom-", ignore_cleanup_errors=True) as room:
-            yield converted(path, Path(room))
+            yield converted(path, Path(room), tell)
     except OSError as error:
         raise FathomError(f"there is no room to make {path} ready for OpenVINO ({error}); free some space") from error
 
