@@ -67,7 +67,10 @@ class Words:
     flag_number: str = "This number stands in none of the passages."
     flag_name: str = "This name stands in none of the passages."
     engine_loading: str = "The language model is loading; until then you get quotes."
-    engine_preparing: str = "The language model is being made ready for this machine, once (about half a minute); until then you get quotes."
+    engine_preparing: str = (
+        "The language model is being made ready for this machine, once (about half a minute); "
+        "until then you get quotes."
+    )
     engine_ready: str = "Ready · {model}"
     engine_failed: str = "Quotes only: {reason}"
     quoted_meanwhile: str = "The language model is still loading, so these are quotes; ask again for a written answer."

@@ -73,7 +73,9 @@ class EmbeddedSpeaker(Speaker):
 def open_embedded(
     chosen: EmbeddedModel, manners: Manners, tell: Callable[[str], None] = lambda _: None
 ) -> EmbeddedSpeaker:
-    """The model, loaded into this process. `tell` gets a sentence for people before what takes long. Raises MissingError, DamagedError, UsageError."""
+    """The model, loaded into this process. `tell` gets a sentence for people before what takes long.
+
+    Raises MissingError, DamagedError, UsageError, FathomError."""
     loaded = load_model(
         chosen.model,
         cache=chosen.cache,
@@ -99,8 +101,9 @@ def load_embedded(
     """The embedded engine as a LlamaIndex `LLM`, in a process of its own that loads the model in the background.
 
     See EmbeddedModel for the first five; `manners` are the fields of Manners (max_new_tokens, temperature, limits …);
-    `log` is where the process's own words go; `tell` gets a sentence for people where the first call waits long. The files are looked at here: raises MissingError, DamagedError,
-    UsageError; what else is wrong with the model the first call says.
+    `log` is where the process's own words go; `tell` gets a sentence for people where the first call waits long. The
+    files are looked at here: raises MissingError, DamagedError, UsageError; what else is wrong with the model the first
+    call says.
     """
     from app.engines.isolated import load_isolated
 

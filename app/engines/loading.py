@@ -60,9 +60,8 @@ def load_model(
     """Load a GGUF file or a folder with an OpenVINO model; None is the model that comes with Fathom.
 
     `cache` is where the converted model is kept (None: nowhere). `adapter` is a LoRA adapter that always works,
-    `adapters` are some by role, of which one or none does at a time; `tell` gets a sentence for people before what takes
-    long. Raises MissingError, DamagedError, UsageError or
-    FathomError.
+    `adapters` are some by role, of which one or none does at a time; `tell` gets a sentence for people before what
+    takes long. Raises MissingError, DamagedError, UsageError or FathomError.
     """
     header = require_loadable(path, adapter, adapters)
     path = (path or packaged_model()).expanduser().absolute()

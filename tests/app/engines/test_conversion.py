@@ -155,7 +155,6 @@ def test_what_lies_unpacked_already_is_not_unpacked_again(
     place: Path, tmp_path: Path, here: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = base_folder(str(place / "q4_1.gguf"), cache=tmp_path)
-    monkeypatch.setattr("eval.models.language_models.GgufConfig", None, raising=False)
     found: list[Path] = []
     monkeypatch.setattr(
         "adapt.export.openvino_folder.export_openvino", lambda folder, out, **_: found.append(folder) or out.touch()
@@ -228,6 +227,7 @@ def test_the_process_ends_with_who_asked_for_it(place: Path, tmp_path: Path) -> 
     assert not (tmp_path / "out" / "folder").exists()
 
 
+@pytest.mark.slow
 def test_the_packaged_base_is_known_by_its_hash(packaged_cache: Path, tmp_path: Path) -> None:
     from eval.models.packaged import SAME_WEIGHTS
 
