@@ -41,9 +41,11 @@ def converted_folder(gguf: Path, cache: Path) -> Path:
     return cache / "engines" / f"{file_hash(gguf)[:32]}-f16-{made_by}"
 
 
-def converted(gguf: Path, cache: Path, tell: Callable[[str], None] = lambda _: None) -> Path:
+def converted(
+    gguf: Path, cache: Path, tell: Callable[[str], None] = lambda _: None, *, temporary: bool = False
+) -> Path:
     """The folder of a file, made where it is not there: 15 CPU seconds for the packaged model, 0.3 to check it later.
-    `tell` gets a sentence for people before the long work.
+    `tell` gets a sentence for people before the long work; a `temporary` cache goes with this process, if it is killed.
 
     Raises what keeps it from being made: DamagedError or UsageError for what is no such model, MissingError where there
     is no room for it.
@@ -51,11 +53,12 @@ def converted(gguf: Path, cache: Path, tell: Callable[[str], None] = lambda _: N
     folder = converted_folder(gguf, cache)
     if not is_whole(folder):
         tell(f"making {gguf.name} ready for this machine, once (about half a minute for a small model)")
-        _convert(gguf, folder, cache)
+        asked = {"gguf": str(gguf), "folder": str(folder), "cache": str(cache)}
+        _convert(asked | ({"temporary": str(cache)} if temporary else {}))
     return folder
 
 
-def _convert(gguf: Path, folder: Path, cache: Path) -> None:
+def _convert(asked: dict[str, str]) -> None:
     before = os.environ.get("PYTHONPATH")
     environment = {**os.environ, "PYTHONPATH": f"{_ROOT}{os.pathsep}{before}" if before else str(_ROOT)}
     process = subprocess.Popen(
@@ -68,7 +71,6 @@ def _convert(gguf: Path, folder: Path, cache: Path) -> None:
     assert process.stdin is not None and process.stdout is not None
     with process:
         try:
-            asked = {"gguf": str(gguf), "folder": str(folder), "cache": str(cache)}
             process.stdin.write(json.dumps(asked) + "\n")
             process.stdin.flush()
             said = process.stdout.read()
@@ -84,4 +86,4 @@ def _convert(gguf: Path, folder: Path, cache: Path) -> None:
     except (IndexError, ValueError, KeyError, TypeError):
         kind, message = "", f"its process ended with status {process.returncode}"
     kinds = {one.__name__: one for one in (errors.DamagedError, errors.UsageError, errors.MissingError)}
-    raise kinds.get(kind, errors.FathomError)(f"the model {gguf} cannot be made ready for OpenVINO: {message}")
+    raise kinds.get(kind, errors.FathomError)(f"the model {asked['gguf']} cannot be made ready for OpenVINO: {message}")
