@@ -46,9 +46,10 @@ def reader(settings: Settings) -> "Reader":
     return Reader(settings.reading)
 
 
-def engine(settings: Settings) -> "LLM":
+def engine(settings: Settings, tell: Callable[[str], None] = lambda _: None) -> "LLM":
     """The language model that writes answers. One on this machine loads in the background, in a process of its own: its
-    files have been looked at, and what else may be wrong with it the first call says.
+    files have been looked at, and what else may be wrong with it the first call says. `tell` gets a sentence for people
+    where that call waits long: a model is made ready for this machine the first time.
 
     Close it. Raises UsageError, MissingError, DamagedError.
     """
@@ -84,7 +85,7 @@ def engine(settings: Settings) -> "LLM":
         return load_local(name, cache=settings.cache / "evaluation", **loading, **manners)
     from app.engines.embedded import load_embedded
 
-    return load_embedded(model, cache=settings.cache, **loading, **manners)
+    return load_embedded(model, cache=settings.cache, tell=tell, **loading, **manners)
 
 
 def adapters_of(engine: EngineSettings) -> dict[str, Path]:
@@ -135,8 +136,8 @@ def engine_settings(settings: Settings, name: str | None) -> EngineSettings:
     if name == "local":
         return replace(ours, name="local", url=None, **kept)
     if name.startswith("local:") and len(name) > len("local:"):
-        model = Path(name.removeprefix("local:"))
-        chosen = replace(ours, name="local", url=None, model=model, adapter=None, adapters=None)
+        base = Path(name.removeprefix("local:"))
+        chosen = replace(ours, name="local", url=None, model=base, adapter=None, adapters=None)
         return on_registered_model(chosen, settings.models)
     from adapt.registry import is_registered
 
@@ -146,8 +147,8 @@ def engine_settings(settings: Settings, name: str | None) -> EngineSettings:
     folder = Path(name).expanduser()
     if name.endswith(".gguf") or (name and folder.is_dir()):
         bare = (folder / "config.json").is_file() and not (folder / "openvino_model.xml").is_file()
-        kind = "local" if bare else "embedded"
-        return replace(ours, name=kind, url=None, model=Path(name), adapter=None, adapters=None)
+        chosen = replace(ours, name="local" if bare else "embedded", url=None, model=Path(name))
+        return replace(chosen, adapter=None, adapters=None)
     raise UsageError(
         f"no engine '{name[:80]}'; write 'embedded', 'local', 'local:MODEL', the name of a registered model, the path "
         "of a .gguf file or of a model's folder, or the address of a server, as in http://127.0.0.1:8000/v1#model"

@@ -143,6 +143,8 @@ def _identity(settings: Settings) -> Callable[..., Any]:
         if ours.name == "server":
             by_word = word is not None and "://" in word
             return found | {"url": word if by_word else ours.url, "model": _model_word(ours) if not by_word else None}
+        if roles := adapters_of(ours):
+            found["adapters"] = {role: model_hash(folder) for role, folder in roles.items()}
         if ours.name == "local":
             on = language_model(_model_word(ours), ours.adapter)
             return found | on | {"engine": "local", "precision": ours.precision}
@@ -150,8 +152,6 @@ def _identity(settings: Settings) -> Callable[..., Any]:
         from eval.models.packaged import packaged_model
 
         found["weights"] = model_hash(resolved(ours.model) if ours.model else packaged_model())
-        if roles := adapters_of(ours):
-            found["adapters"] = {role: model_hash(folder) for role, folder in roles.items()}
         return found | ({"adapter": model_hash(ours.adapter.expanduser())} if ours.adapter else {})
 
     def rewriter(word: str | None = None) -> dict[str, Any] | None:

@@ -69,6 +69,32 @@ def packaged_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cache
 
 
+@pytest.fixture(scope="session")
+def embedded_cache() -> Path:
+    """A cache with the packaged language model as the embedded engine runs it: 20 CPU seconds once, then it stays in
+    build/. A skip where there is no such model."""
+    from app.engines.conversion import converted
+    from eval.models.packaged import packaged_model
+    from retrieval.errors import MissingError
+
+    cache = ROOT / "build" / "embedded-cache"
+    try:
+        converted(packaged_model(), cache)
+    except MissingError as error:
+        pytest.skip(str(error))
+    return cache
+
+
+@pytest.fixture
+def embedded_at_hand(embedded_cache: Path) -> Callable[[Path], None]:
+    """Puts that model into another cache too, by links."""
+
+    def put(cache: Path) -> None:
+        shutil.copytree(embedded_cache / "engines", cache / "engines", copy_function=os.symlink)
+
+    return put
+
+
 @pytest.fixture
 def packaged_at_hand(packaged_cache: Path) -> Callable[[Path], None]:
     """Puts the unpacked model into another cache too, by links."""

@@ -43,6 +43,8 @@ class Speaker:
     most: int = 0
     left: int = 0
     """Requests whose client hung up before the end."""
+    weigh: Callable[[str, dict[str, Any]], dict[str, Any] | None] = lambda path, body: None
+    """Answers requests for tokens and probabilities, by path and body; None leaves them to the others."""
 
     async def models(self, request: Request) -> Response:
         self.headers.append(dict(request.headers))
@@ -54,12 +56,16 @@ class Speaker:
 
     async def tokenize(self, request: Request) -> Response:
         body = json.loads(await request.body())
+        if (told := self.weigh("/tokenize", body)) is not None:
+            return JSONResponse(told)
         return JSONResponse({"count": len(body["prompt"].split()), "max_model_len": 2048})
 
     async def chat(self, request: Request) -> Response:
         body = json.loads(await request.body())
         self.bodies.append(body)
         self.headers.append(dict(request.headers))
+        if (told := self.weigh(request.url.path, body)) is not None:
+            return JSONResponse(told)
         behaviour = str((body.get("messages") or [{"content": body.get("prompt")}])[-1]["content"]).partition(" ")[0]
         answer: Response | None = await getattr(self, f"do_{behaviour}", self.do_speak)(body)
         return answer or self.streamed(self.speak(body))

@@ -6,6 +6,7 @@ Run as `python -m adapt.export.gguf_to_openvino`: the gigabyte that torch takes 
 
 import json
 import os
+import shutil
 import sys
 import tempfile
 import threading
@@ -37,9 +38,11 @@ def convert(gguf: Path, folder: Path, *, cache: Path) -> None:
 
 
 def main() -> None:
-    """Convert what the first line of stdin names. Says nothing, or a JSON object with `error` and `message`."""
+    """Convert what the first line of stdin names: gguf, folder, cache and the temporary folder they are in, if any.
+
+    Says nothing, or a JSON object with `error` and `message`."""
     asked = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=[asked.get("temporary")], daemon=True).start()
     try:
         convert(Path(asked["gguf"]), Path(asked["folder"]), cache=Path(asked["cache"]))
     except FathomError as error:
@@ -52,9 +55,11 @@ def main() -> None:
     sys.exit(1)
 
 
-def _end_with_parent() -> None:
-    """Whoever asked keeps stdin open for as long as it lives."""
+def _end_with_parent(temporary: str | None) -> None:
+    """Whoever asked keeps stdin open for as long as it lives; nobody else would clear a temporary folder away."""
     sys.stdin.read()
+    if temporary:
+        shutil.rmtree(temporary, ignore_errors=True)
     os._exit(1)
 
 

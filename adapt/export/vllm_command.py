@@ -10,8 +10,10 @@ from pathlib import Path
 
 from adapt.adapters import base_of, held, require_base_of
 from adapt.export.model_folder import ends_of, template_of
-from adapt.registry import Entry, find, is_registered
+from adapt.registry import ADAPTER, Entry, find, is_adapter_folder, is_registered
 from adapt.serving_limits import max_rank, require_servable
+from eval.models.adapter_base import adapter_base
+from eval.models.packaged import packaged_adapters
 from retrieval.errors import UsageError
 
 
@@ -61,8 +63,8 @@ class Serving:
 
 
 def plan_serving(models: Path, name: str, adapters: Sequence[str] = (), *, cache: Path) -> Serving:
-    """What to serve for a registered model (or what else `base_folder` finds) with registered adapters on it. NAME may
-    itself be an adapter: then its base is served with it.
+    """What to serve for a registered model (or what else `base_folder` finds) with adapters on it: registered ones,
+    those that come with Fathom by role, or folders. NAME may itself be an adapter: then its base is served with it.
 
     Raises UsageError for an adapter of another base (by hash), one that vLLM refuses, and adapters that cannot be
     served together; MissingError, DamagedError.
@@ -98,6 +100,11 @@ def plan_serving(models: Path, name: str, adapters: Sequence[str] = (), *, cache
 
 
 def _adapter(models: Path, name: str) -> Entry:
+    folder = packaged_adapters().get(name) or Path(name).expanduser()
+    if not is_registered(models, name) and is_adapter_folder(folder):
+        base = adapter_base(folder)
+        bits = "nf4" if base is not None and base.four_bits is not None else None
+        return Entry(folder.name, folder.absolute(), {"kind": ADAPTER, "base": {"held": bits}})
     entry = find(models, name)
     if not entry.is_adapter:
         raise UsageError(

@@ -24,7 +24,8 @@ State = Literal["idle", "loading", "ready", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class EngineStatus:
-    """`detail` is the model's name when ready, the reason in a sentence when failed, else empty."""
+    """`detail` is the model's name when ready, the reason in a sentence when failed, what takes long when loading, else
+    empty."""
 
     state: State
     detail: str = ""
@@ -55,6 +56,12 @@ class BackgroundEngine:
     def model(self) -> Any:
         """The model while it is ready, else None."""
         return self._model if self._status.state == "ready" else None
+
+    def note(self, text: str) -> None:
+        """Say what takes long, while the model loads."""
+        with self._changed:
+            if self._status.state == "loading":
+                self._status = EngineStatus("loading", text)
 
     def start(self, before: Callable[[], None] | None = None) -> None:
         """Begin loading, after `before`; nothing happens while it is loading or ready. One that failed tries again."""

@@ -171,7 +171,7 @@ class Screen:
         title = (choice.title or choice.name) if choice else ""
         text = {
             "idle": words.engine_idle.format(model=title),
-            "loading": words.engine_loading,
+            "loading": words.engine_preparing if status.detail else words.engine_loading,
             "ready": words.engine_ready.format(model=status.detail),
             "failed": words.engine_failed.format(reason=status.detail),
         }[status.state]

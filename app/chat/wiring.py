@@ -131,13 +131,14 @@ def engines_of(settings: "Settings", shelf: Shelf) -> Engines:
 
 def _choice(settings: "Settings", shelf: Shelf, name: str, *, missing: str) -> EngineChoice:
     def load() -> tuple[Any, str]:
-        llm = build.engine(settings)  # loads in a process of its own, while the embedding model loads in this one
+        # It loads in a process of its own, while the embedding model loads in this one.
+        llm = build.engine(settings, tell=background.note)
         shelf.warm()
         return llm, llm.metadata.model_name
 
     # A model of the settings' own that is not there fails when it is loaded, which says more than a look can.
-    engine = None if missing else BackgroundEngine(load)
-    return EngineChoice(name, name, engine, missing, resident=settings.engine.name != "server")
+    background = BackgroundEngine(load)
+    return EngineChoice(name, name, None if missing else background, missing, resident=settings.engine.name != "server")
 
 
 def parts_of(settings: "Settings", shelf: Shelf) -> Parts:

@@ -67,6 +67,10 @@ class Words:
     flag_number: str = "This number stands in none of the passages."
     flag_name: str = "This name stands in none of the passages."
     engine_loading: str = "The language model is loading; until then you get quotes."
+    engine_preparing: str = (
+        "The language model is being made ready for this machine, once (about half a minute); "
+        "until then you get quotes."
+    )
     engine_ready: str = "Ready · {model}"
     engine_failed: str = "Quotes only: {reason}"
     quoted_meanwhile: str = "The language model is still loading, so these are quotes; ask again for a written answer."
@@ -222,6 +226,7 @@ CHINESE = Words(
     flag_number="所有段落中都没有这个数字。",
     flag_name="所有段落中都没有这个名称。",
     engine_loading="语言模型正在载入；在此之前先给出原文引语。",
+    engine_preparing="首次启动：语言模型正在为本机做准备（约半分钟，仅此一次）；在此之前先给出原文引语。",
     engine_ready="就绪 · {model}",
     engine_failed="只引原文：{reason}",
     quoted_meanwhile="语言模型仍在载入，以下是原文引语；稍后再问可得到撰写的回答。",

@@ -152,7 +152,7 @@ def ask(
     with open_collection(run.settings, collection) as opened:
         with run.terminal.progress() as show:
             show("opening", 0, 0)
-            llm = None if quote else engine(run.settings)
+            llm = None if quote else engine(run.settings, tell=lambda text: run.terminal.note(text, style="dim"))
         answer = _follow(
             run.terminal,
             answer_events(run.settings, opened, question, llm=llm, history=turns, filters=conditions),

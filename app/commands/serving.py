@@ -29,7 +29,10 @@ def serve_model(
     adapters: Annotated[
         str | None,
         typer.Option(
-            "--adapters", "-a", metavar="A,B", help="Registered adapters of this model, each a model to clients."
+            "--adapters",
+            "-a",
+            metavar="A,B",
+            help="Adapters of this model, each a model to clients: registered, a folder, or a role that comes with it.",
         ),
     ] = None,
     host: Annotated[str | None, typer.Option(metavar="HOST", help="Address.", show_default="127.0.0.1")] = None,

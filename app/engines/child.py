@@ -93,7 +93,8 @@ class Child:
         return self._crash
 
     def hello(self) -> "queue.SimpleQueue[Reply | CrashedError]":
-        """Where the first word of the child comes: `name` and `window` of its model, or why there is none."""
+        """Where the first words of the child come: perhaps what it is `doing`, then `name` and `window` of its model,
+        or why there is none."""
         return self._hello
 
     def ask(self, request: dict[str, Any]) -> "tuple[int, queue.SimpleQueue[Reply | CrashedError]]":

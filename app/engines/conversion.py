@@ -4,10 +4,10 @@ It knows which files OpenVINO would compute otherwise than they say, and nothing
 """
 
 import json
-import logging
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,7 +23,6 @@ Q8_0, Q6_K. Q4_1 and Q4_K have a lowest value of their own for each block, which
 _ROOT = Path(__file__).resolve().parents[2]
 _FORM = "1"
 """Raise it when the folder comes out otherwise: those there are made again then."""
-_LOG = logging.getLogger(__name__)
 
 
 def is_exact(header: GgufHeader) -> bool:
@@ -42,20 +41,24 @@ def converted_folder(gguf: Path, cache: Path) -> Path:
     return cache / "engines" / f"{file_hash(gguf)[:32]}-f16-{made_by}"
 
 
-def converted(gguf: Path, cache: Path) -> Path:
+def converted(
+    gguf: Path, cache: Path, tell: Callable[[str], None] = lambda _: None, *, temporary: bool = False
+) -> Path:
     """The folder of a file, made where it is not there: 15 CPU seconds for the packaged model, 0.3 to check it later.
+    `tell` gets a sentence for people before the long work; a `temporary` cache goes with this process, if it is killed.
 
     Raises what keeps it from being made: DamagedError or UsageError for what is no such model, MissingError where there
     is no room for it.
     """
     folder = converted_folder(gguf, cache)
     if not is_whole(folder):
-        _LOG.warning("making %s ready for the embedded engine, once", gguf.name)
-        _convert(gguf, folder, cache)
+        tell(f"making {gguf.name} ready for this machine, once (about half a minute for a small model)")
+        asked = {"gguf": str(gguf), "folder": str(folder), "cache": str(cache)}
+        _convert(asked | ({"temporary": str(cache)} if temporary else {}))
     return folder
 
 
-def _convert(gguf: Path, folder: Path, cache: Path) -> None:
+def _convert(asked: dict[str, str]) -> None:
     before = os.environ.get("PYTHONPATH")
     environment = {**os.environ, "PYTHONPATH": f"{_ROOT}{os.pathsep}{before}" if before else str(_ROOT)}
     process = subprocess.Popen(
@@ -68,7 +71,6 @@ def _convert(gguf: Path, folder: Path, cache: Path) -> None:
     assert process.stdin is not None and process.stdout is not None
     with process:
         try:
-            asked = {"gguf": str(gguf), "folder": str(folder), "cache": str(cache)}
             process.stdin.write(json.dumps(asked) + "\n")
             process.stdin.flush()
             said = process.stdout.read()
@@ -84,4 +86,4 @@ def _convert(gguf: Path, folder: Path, cache: Path) -> None:
     except (IndexError, ValueError, KeyError, TypeError):
         kind, message = "", f"its process ended with status {process.returncode}"
     kinds = {one.__name__: one for one in (errors.DamagedError, errors.UsageError, errors.MissingError)}
-    raise kinds.get(kind, errors.FathomError)(f"the model {gguf} cannot be made ready for OpenVINO: {message}")
+    raise kinds.get(kind, errors.FathomError)(f"the model {asked['gguf']} cannot be made ready for OpenVINO: {message}")

@@ -3,7 +3,7 @@
 It runs in a child process (worker.py); how a model is loaded and how it is run is in loading.py and openvino_writer.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,10 +70,19 @@ class EmbeddedSpeaker(Speaker):
         return str(self._tokenizer.apply_chat_template(messages, add_generation_prompt=True))
 
 
-def open_embedded(chosen: EmbeddedModel, manners: Manners) -> EmbeddedSpeaker:
-    """The model, loaded into this process. Raises MissingError, DamagedError, UsageError."""
+def open_embedded(
+    chosen: EmbeddedModel, manners: Manners, tell: Callable[[str], None] = lambda _: None
+) -> EmbeddedSpeaker:
+    """The model, loaded into this process. `tell` gets a sentence for people before what takes long.
+
+    Raises MissingError, DamagedError, UsageError, FathomError."""
     loaded = load_model(
-        chosen.model, cache=chosen.cache, threads=chosen.threads, adapter=chosen.adapter, adapters=chosen.adapters
+        chosen.model,
+        cache=chosen.cache,
+        threads=chosen.threads,
+        adapter=chosen.adapter,
+        adapters=chosen.adapters,
+        tell=tell,
     )
     return EmbeddedSpeaker(loaded, manners)
 
@@ -86,19 +95,21 @@ def load_embedded(
     cache: Path | None = None,
     threads: int = 0,
     log: Path | None = None,
+    tell: Callable[[str], None] = lambda _: None,
     **manners: Any,
 ) -> "IsolatedLLM":
     """The embedded engine as a LlamaIndex `LLM`, in a process of its own that loads the model in the background.
 
     See EmbeddedModel for the first five; `manners` are the fields of Manners (max_new_tokens, temperature, limits …);
-    `log` is where the process's own words go. The files are looked at here: raises MissingError, DamagedError,
-    UsageError; what else is wrong with the model the first call says.
+    `log` is where the process's own words go; `tell` gets a sentence for people where the first call waits long. The
+    files are looked at here: raises MissingError, DamagedError, UsageError; what else is wrong with the model the first
+    call says.
     """
     from app.engines.isolated import load_isolated
 
     require_loadable(model, adapter, adapters)
     chosen = EmbeddedModel(model, adapter, dict(adapters or {}), cache, threads)
-    return load_isolated("embedded", chosen, manners=Manners(**manners), log=log)
+    return load_isolated("embedded", chosen, manners=Manners(**manners), log=log, tell=tell)
 
 
 def _length(tokenizer: Any, text: str) -> int:

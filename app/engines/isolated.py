@@ -49,8 +49,8 @@ class Hello:
 class Keeper:
     """Keeps one child running: starts it, starts it again after a crash, and gives up on one that only crashes."""
 
-    def __init__(self, spec: dict[str, Any], log: Path | None) -> None:
-        self._spec, self._log = spec, log
+    def __init__(self, spec: dict[str, Any], log: Path | None, tell: Callable[[str], None]) -> None:
+        self._spec, self._log, self._tell = spec, log, tell
         self._guard = threading.Lock()
         self._child: Child | None = None
         self._known: Hello | None = None
@@ -87,6 +87,9 @@ class Keeper:
                 try:
                     reply = child.hello().get(timeout=POLL_SECONDS)
                 except queue.Empty:
+                    continue
+                if isinstance(reply, dict) and "doing" in reply:
+                    self._tell(str(reply["doing"])[:400])
                     continue
                 break
             if isinstance(reply, CrashedError):
@@ -366,15 +369,17 @@ def load_isolated(
     *,
     manners: Manners | None = None,
     log: Path | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> IsolatedLLM:
     """The engine over `chosen` in a child process, which loads it in the background: the first call waits for it and
     raises what kept it from loading.
 
-    `log` is where the child's own words go; None is nowhere.
+    `log` is where the child's own words go; None is nowhere. `tell` gets a sentence for people where that call waits
+    long, from the thread that waits.
     """
     manners = manners or Manners()
     spec = {"engine": engine, "model": _as_json(chosen), "manners": _as_json(manners)}
-    keeper = Keeper(spec, log)
+    keeper = Keeper(spec, log, tell)
     keeper.start()
     return IsolatedLLM(keeper, manners, tuple(chosen.adapters))
 

@@ -7,7 +7,7 @@ any other is loaded as it is and kept in the cache as OpenVINO wrote it, which i
 import json
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from app.engines.gguf import GgufHeader, read_header
 from app.engines.openvino_adapter import require_lora, strengths
 from eval.models.adapter_base import require_base
 from eval.models.packaged import SAME_WEIGHTS, packaged_model
+from retrieval.embedding.load import EmbeddingSettings
 from retrieval.embedding.no_telemetry import refuse_telemetry
 from retrieval.embedding.stored import file_hash, is_whole, keep
 from retrieval.errors import DamagedError, FathomError, MissingError, UsageError
@@ -55,12 +56,13 @@ def load_model(
     threads: int = 0,
     adapter: Path | None = None,
     adapters: Mapping[str, Path] | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> LoadedModel:
     """Load a GGUF file or a folder with an OpenVINO model; None is the model that comes with Fathom.
 
-    `cache` is where the converted model is kept (None: nowhere). `adapter` is a LoRA adapter that always works,
-    `adapters` are some by role, of which one or none does at a time. Raises MissingError, DamagedError, UsageError or
-    FathomError.
+    `cache` is where the converted model is kept (None: the user's cache folder). `adapter` is a LoRA adapter that
+    always works, `adapters` are some by role, of which one or none does at a time; `tell` gets a sentence for people
+    before what takes long. Raises MissingError, DamagedError, UsageError or FathomError.
     """
     header = require_loadable(path, adapter, adapters)
     path = (path or packaged_model()).expanduser().absolute()
@@ -72,7 +74,7 @@ def load_model(
         return _of_folder(path, name, adapter, roles, threads)
     if is_convertible(path) and (wanted or not is_exact(header)):
         try:
-            with _converted(path, cache) as folder:
+            with _converted(path, cache or EmbeddingSettings().cache_folder(), tell) as folder:
                 return _of_folder(folder, name, adapter, roles, threads, path)
         except FathomError as error:
             if wanted:
@@ -120,21 +122,20 @@ def require_loadable(
 
 
 @contextmanager
-def _converted(path: Path, cache: Path | None) -> Iterator[Path]:
+def _converted(path: Path, cache: Path, tell: Callable[[str], None]) -> Iterator[Path]:
     """The folder of a GGUF file; in a cache that cannot be used it is made for this time alone."""
-    if cache is not None:
-        try:
-            folder = converted(path, cache)
-        except (DamagedError, UsageError):
-            raise
-        except (FathomError, OSError) as error:
-            _LOG.warning("%s; it is made in a temporary folder, and again next time", error)
-        else:
-            yield folder
-            return
+    try:
+        folder = converted(path, cache, tell)
+    except (DamagedError, UsageError):
+        raise
+    except (FathomError, OSError) as error:
+        _LOG.warning("%s; it is made in a temporary folder, and again next time", error)
+    else:
+        yield folder
+        return
     try:
         with tempfile.TemporaryDirectory(prefix="fathom-", ignore_cleanup_errors=True) as room:
-            yield converted(path, Path(room))
+            yield converted(path, Path(room), tell, temporary=True)
     except OSError as error:
         raise FathomError(f"there is no room to make {path} ready for OpenVINO ({error}); free some space") from error
 

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -35,7 +36,7 @@ class Worker:
     def load(self, spec: dict[str, Any]) -> None:
         """Load the model and say hello, or say why not and end."""
         try:
-            speaker = _speaker(spec)
+            speaker = _speaker(spec, lambda text: self.send({"id": 0, "doing": text}))
         except BaseException as error:
             self.send(_failure(0, error))
             os._exit(1)
@@ -93,7 +94,7 @@ class Worker:
             self.send(reply)
 
 
-def _speaker(spec: dict[str, Any]) -> "Speaker":
+def _speaker(spec: dict[str, Any], tell: Callable[[str], None]) -> "Speaker":
     from app.engines.generating import TimeLimits
     from app.engines.speaker import Manners
 
@@ -111,7 +112,7 @@ def _speaker(spec: dict[str, Any]) -> "Speaker":
     from app.engines.embedded import EmbeddedModel, open_embedded
 
     given["model"] = Path(given["model"]) if given.get("model") else None
-    return open_embedded(EmbeddedModel(**given), Manners(**manners))
+    return open_embedded(EmbeddedModel(**given), Manners(**manners), tell)
 
 
 def _failure(number: int, error: BaseException) -> dict[str, Any]:

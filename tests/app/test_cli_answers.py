@@ -201,7 +201,10 @@ def test_a_missing_language_model_is_named(fathom: Fathom, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_the_embedded_model_answers_with_checked_citations(fathom: Fathom, tmp_path: Path) -> None:
+def test_the_embedded_model_answers_with_checked_citations(
+    fathom: Fathom, tmp_path: Path, embedded_at_hand: Callable[[Path], None]
+) -> None:
+    embedded_at_hand(tmp_path / "w" / "cache")
     answer = json.loads(fathom("ask", "What causes the tides?", "--json").stdout)
     assert answer["model"].startswith("SmolLM2")
     assert "moon" in answer["answer"]

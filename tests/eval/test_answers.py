@@ -307,10 +307,12 @@ def test_what_cannot_be_measured_is_said_before_work_begins(tmp_path: Path, plac
 
 
 @pytest.mark.slow
-def test_the_embedded_model_answers_three_questions_of_the_file(tmp_path: Path, place: Path) -> None:
+def test_the_embedded_model_answers_three_questions_of_the_file(
+    tmp_path: Path, place: Path, embedded_cache: Path
+) -> None:
     from app.engines.embedded import load_embedded
 
-    records, figures, extras = measured(tmp_path, place, load_embedded(None, cache=tmp_path / "models"), limit=3)
+    records, figures, extras = measured(tmp_path, place, load_embedded(None, cache=embedded_cache), limit=3)
     assert len(records) == 3 and not any(record.get("error") for record in records.values())
     assert figures["link_rate"] == 1 and figures["completion_tokens"] > 1
     assert extras["engine"] != "quote" and all(record["answer"].strip() for record in records.values())

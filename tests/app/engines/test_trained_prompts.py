@@ -15,7 +15,6 @@ from app.engines.gguf import read_header
 from app.engines.local import LocalModel, open_local
 from app.engines.speaker import Manners
 from eval.models.packaged import packaged_model
-from retrieval.errors import MissingError
 
 TALKS: list[list[dict[str, str]]] = [
     [user("Hello"), assistant("Hi")],
@@ -39,12 +38,8 @@ def test_the_local_engine_reads_what_was_trained(tmp_path: Path, template: str) 
 
 
 @pytest.fixture(scope="module")
-def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedSpeaker]:
-    try:
-        packaged_model()
-    except MissingError as error:
-        pytest.skip(str(error))
-    yield open_embedded(EmbeddedModel(cache=tmp_path_factory.mktemp("cache")), Manners())
+def embedded(embedded_cache: Path) -> Iterator[EmbeddedSpeaker]:
+    yield open_embedded(EmbeddedModel(cache=embedded_cache), Manners())
 
 
 def test_the_embedded_engine_reads_what_was_trained(embedded: EmbeddedSpeaker) -> None:

@@ -2,6 +2,7 @@
 the same through transformers' Jinja and OpenVINO's own engine."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from app.engines.gguf import read_header
 from app.engines.speaker import Manners
 from eval.models.chat_prompts import broken_up, folded, looks_special, marks, prompt
 from eval.models.packaged import packaged_model
-from retrieval.errors import MissingError, UsageError
+from retrieval.errors import UsageError
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}"
@@ -70,12 +71,8 @@ def through_jinja(template: str, messages: list[dict[str, str]]) -> str:
 
 
 @pytest.fixture(scope="module")
-def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedSpeaker]:
-    try:
-        packaged_model()
-    except MissingError as error:
-        pytest.skip(str(error))
-    model = open_embedded(EmbeddedModel(cache=tmp_path_factory.mktemp("cache")), Manners())
+def embedded(embedded_cache: Path) -> Iterator[EmbeddedSpeaker]:
+    model = open_embedded(EmbeddedModel(cache=embedded_cache), Manners())
     own = model._tokenizer.chat_template
     yield model
     model._tokenizer.set_chat_template(own)

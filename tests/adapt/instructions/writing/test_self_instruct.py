@@ -21,7 +21,7 @@ from adapt.instructions.writing.tasks import Task
 from adapt.instructions.writing.writer import EngineWriter, Wanted, Writer, Written
 from adapt.instructions.writing.yields import Yields
 from app.engines.embedded import load_embedded
-from retrieval.errors import MissingError, UsageError
+from retrieval.errors import UsageError
 
 SEEDS = [
     Task("Name three uses of old newspapers.", "", "Packing, cleaning windows and lighting fires.", False),
@@ -246,12 +246,9 @@ def test_settings_that_cannot_be_are_refused(wrong: dict[str, object]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_packaged_model_writes_what_it_can_and_its_yield_is_told(tmp_path: Path) -> None:
+def test_the_packaged_model_writes_what_it_can_and_its_yield_is_told(tmp_path: Path, embedded_cache: Path) -> None:
     """135 million parameters write few good tasks; what counts is that whatever they write is survived and counted."""
-    try:
-        llm = load_embedded(None, cache=tmp_path)
-    except MissingError as error:
-        pytest.skip(str(error))
+    llm = load_embedded(None, cache=embedded_cache)
     try:
         yields = Yields()
         settings = SelfInstruct(count=1, patience=1, more=4, max_tokens=120)
