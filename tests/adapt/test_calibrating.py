@@ -41,7 +41,7 @@ def judge(times: float) -> ScriptedJudge:
 def test_a_model_that_is_too_sure_is_brought_down() -> None:
     llm, seen = judge(5.0), []
     found = calibrated(llm, judged(300), progress=lambda stage, done, total: seen.append((done, total)))
-    # Two normal distributions, a deviation off zero each: the true logit is 2 x - ln 2, two fifths of what it says.
+    # Two normal distributions a standard deviation off zero: the true logit is 2 x - ln 2, two fifths of what it says.
     assert found.platt.slope == pytest.approx(0.4, abs=0.1) and found.platt.offset == pytest.approx(-0.7, abs=0.3)
     assert found.loss_after < 0.5 < found.loss_before and found.auc == pytest.approx(0.92, abs=0.03)
     assert found.platt.pairs == 300 and seen[-1] == (300, 300) and sum(llm.batches) == 300
