@@ -58,7 +58,7 @@ class EmbeddedSpeaker(Speaker):
         return [int(token) for token in self._ids(text)[0]]
 
     def _weighed(self, questions: list[list[int]], answers: list[list[int]], role: str | None) -> list[list[float]]:
-        # One prompt at a time: together they are read in other pieces, and in bf16 the same prompt then gets another
+        # One at a time: together they are read in other pieces, and in bf16 the same prompt then gets another
         # probability (seen: .28 of ln P), for 8 % less time.
         import numpy as np
 

@@ -152,23 +152,36 @@ class Keeper:
         """An answer was finished: what crashed before is forgotten."""
         self._crashes = 0
 
-    def ask(self, request: dict[str, Any], limits: TimeLimits) -> Any:
-        """The value of a request that has one reply. Raises what the child says, or that it crashed or is stuck."""
+    def ask(self, request: dict[str, Any], limits: TimeLimits, stop: Stoppable | None = None) -> Any:
+        """The value of a request that has one reply. Raises what the child says, that it crashed or is stuck, and
+        FathomError as soon as `stop` is set."""
         try:
-            return self._ask(request, limits)
+            return self._ask(request, limits, stop)
         except CrashedError as crash:
             if crash.by_us:
                 raise
-        return self._ask(request, limits)  # it may have been dying before it was asked
+        return self._ask(request, limits, stop)  # it may have been dying before it was asked
 
-    def _ask(self, request: dict[str, Any], limits: TimeLimits) -> Any:
-        child = self.child()
-        assert child is not None
+    def _ask(self, request: dict[str, Any], limits: TimeLimits, stop: Stoppable | None) -> Any:
+        def stopped() -> bool:
+            return stop is not None and stop.is_set()
+
+        child = self.child(stopped)
+        if child is None:
+            raise FathomError("stopped before the language model was loaded")
         number, replies = child.ask(request)
+        deadline = time.monotonic() + limits.queue + limits.total + MARGIN
         try:
-            reply = replies.get(timeout=limits.queue + limits.total + MARGIN)
-        except queue.Empty:
-            raise self.stuck(child) from None
+            while True:
+                try:
+                    reply = replies.get(timeout=max(0.0, min(POLL_SECONDS, deadline - time.monotonic())))
+                    break
+                except queue.Empty:
+                    if stopped():
+                        child.send({"op": "stop", "id": number})
+                        raise FathomError("the language model was stopped") from None
+                    if time.monotonic() >= deadline:
+                        raise self.stuck(child) from None
         finally:
             child.forget(number)
         if isinstance(reply, CrashedError):
@@ -279,15 +292,20 @@ class IsolatedLLM(SpeakingLLM):
         return str(self._keeper.ask({"op": "render", "source": _plain(messages)}, self._manners.limits))
 
     def choice_logprobs(
-        self, prompts: Sequence[str | Sequence[ChatMessage]], choices: Sequence[str]
+        self,
+        prompts: Sequence[str | Sequence[ChatMessage]],
+        choices: Sequence[str],
+        *,
+        stop: Stoppable | None = None,
     ) -> list[list[float]]:
         """For each prompt, ln P of each choice as what the model writes next: "yes" against "no", for reranking.
 
-        A prompt that is a text is complete as it stands. Raises UsageError for a prompt beyond the window.
+        A prompt that is a text is complete as it stands. Raises UsageError for a prompt beyond the window, and
+        FathomError as soon as `stop` is set; the model is free for others at its next prompt then.
         """
         asked = [prompt if isinstance(prompt, str) else _plain(prompt) for prompt in prompts]
         request = {"op": "weigh", "prompts": asked, "choices": list(choices), "role": self._role}
-        rows = self._keeper.ask(request, self._manners.limits)
+        rows = self._keeper.ask(request, self._manners.limits, stop)
         return [[float(value) for value in row] for row in rows]
 
     def _pieces(self, source: Source, kwargs: dict[str, Any]) -> Iterator[Piece]:

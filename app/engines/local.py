@@ -46,6 +46,8 @@ class LocalModel:
 class LocalSpeaker(Speaker):
     """A model of transformers; make one with `open_local`."""
 
+    weighed_at_once = 32
+
     def __init__(
         self,
         model: Any,

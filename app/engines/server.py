@@ -14,7 +14,7 @@ from llama_index.core.base.llms.types import ChatMessage, LLMMetadata, MessageRo
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 
 from app.engines.endpoint import Endpoint, address
-from app.engines.generating import Piece, TimeLimits
+from app.engines.generating import Piece, Stoppable, TimeLimits
 from app.engines.refusals import NoSuchAddress
 from app.engines.server_weighing import weigh_by_text, weigh_by_vllm
 from app.engines.speaker import unknown_role
@@ -121,12 +121,17 @@ class ServerLLM(SpeakingLLM):
             self._endpoint.close()
 
     def choice_logprobs(
-        self, prompts: Sequence[str | Sequence[ChatMessage]], choices: Sequence[str]
+        self,
+        prompts: Sequence[str | Sequence[ChatMessage]],
+        choices: Sequence[str],
+        *,
+        stop: Stoppable | None = None,
     ) -> list[list[float]]:
         """For each prompt, ln P of each choice as what the model writes next: "yes" against "no", for reranking.
 
         A prompt that is a text is complete as it stands. Exact with vLLM; another server tells its 20 likeliest tokens,
-        and a choice beyond them gets the probability of the last. Raises UsageError where it tells none.
+        and a choice beyond them gets the probability of the last. Raises UsageError where it tells none, FathomError
+        between two requests once `stop` is set.
         """
         if not choices or not all(choices):
             raise UsageError("give choices to weigh, none of them empty")
@@ -137,6 +142,8 @@ class ServerLLM(SpeakingLLM):
         bare = self.url.removesuffix("/v1")
 
         def post(path: str, body: dict[str, Any]) -> Any:
+            if stop is not None and stop.is_set():
+                raise FathomError("the language model was stopped")
             return self._endpoint.post(self.url + path, body, seconds=self.limits.total)
 
         def tokenize(path: str, body: dict[str, Any]) -> Any:

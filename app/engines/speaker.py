@@ -5,14 +5,15 @@ It knows no LlamaIndex (which takes two seconds to load) and no runtime: an engi
 """
 
 import re
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from app.engines.generating import Generator, Piece, Sampling, Stoppable, TimeLimits, Writer
 from eval.models.chat_prompts import Message, broken_up, marks, prompt
-from retrieval.errors import UsageError
+from retrieval.errors import FathomError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +36,9 @@ class Manners:
 
 class Speaker(ABC):
     """One loaded model. Safe for many threads: they wait in line."""
+
+    weighed_at_once: ClassVar[int] = 1
+    """Prompts that are weighed together."""
 
     def __init__(
         self,
@@ -114,11 +118,17 @@ class Speaker(ABC):
         )
 
     def choice_logprobs(
-        self, prompts: Sequence[str | Sequence[Message]], choices: Sequence[str], *, role: str | None = None
+        self,
+        prompts: Sequence[str | Sequence[Message]],
+        choices: Sequence[str],
+        *,
+        role: str | None = None,
+        stop: Stoppable | None = None,
     ) -> list[list[float]]:
         """For each prompt, ln P of each choice as what the model writes next: "yes" against "no", say.
 
-        Raises UsageError for a prompt beyond the window, no choices and an unknown role.
+        Raises UsageError for a prompt beyond the window, no choices and an unknown role, FathomError when stopped or
+        beyond the time limit, between two prompts.
         """
         self.require_role(role)
         answers = [self._tokenized(choice) for choice in choices]
@@ -131,8 +141,20 @@ class Speaker(ABC):
                 f"a prompt has 1 to {self.context_window:,} tokens for {self.name}, and the longest has {longest:,}; "
                 "shorten it"
             )
-        with self._generator.turn(self.manners.limits):
-            return self._weighed(questions, answers, role)
+        limits = self.manners.limits
+        with self._generator.turn(limits):
+            end = time.monotonic() + limits.total
+            found: list[list[float]] = []
+            for begin in range(0, len(questions), self.weighed_at_once):
+                if stop is not None and stop.is_set():
+                    raise FathomError(f"stopped after {begin} of {len(questions)} prompts")
+                if time.monotonic() > end:
+                    raise FathomError(
+                        f"the language model had weighed {begin} of {len(questions)} prompts after "
+                        f"{limits.total:.0f} s (its limit); give fewer at a time"
+                    )
+                found += self._weighed(questions[begin : begin + self.weighed_at_once], answers, role)
+            return found
 
     def require_role(self, role: str | None) -> None:
         """Raises UsageError for a role that the model has no adapter for."""

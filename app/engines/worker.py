@@ -72,7 +72,9 @@ class Worker:
             elif request["op"] == "render":
                 self.send({"id": number, "value": speaker.render(request["source"])})
             elif request["op"] == "weigh":
-                found = speaker.choice_logprobs(request["prompts"], request["choices"], role=request["role"])
+                found = speaker.choice_logprobs(
+                    request["prompts"], request["choices"], role=request["role"], stop=self._stops[number]
+                )
                 self.send({"id": number, "value": found})
             else:
                 raise ValueError(f"unknown request {request['op']!r}")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -159,6 +160,10 @@ def test_a_role_of_an_engine_is_an_llm_of_its_own(llm: IsolatedLLM) -> None:
         assert view.choice_logprobs([user("the cat")], ["a"]) != llm.choice_logprobs([user("the cat")], ["a"])
         assert view.count_tokens("the cat") == llm.count_tokens("the cat") > 0
         assert view.under("answerer").model_name == views[1].model_name
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(FathomError, match="was stopped"):
+        views[0].choice_logprobs(["the cat"] * 200, ["a"], stop=stop)
     views[0].close()
     del views
     assert str(llm.chat(user("the cat sat on")).message.content) == base
