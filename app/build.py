@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from retrieval.filters import Filter
     from retrieval.prompts import Message
     from retrieval.reading.reader import Reader
+    from retrieval.supporting.checker import SupportChecker
 
 
 def search_settings(settings: Settings) -> "SearchSettings":
@@ -261,6 +262,29 @@ def answer_events(
         # The search has loaded it already; a lexical one must not for the quotes' sake.
         embedder=None if mode == "lexical" else collection.embedder(),
         settings=settings.answer,
+        checker=support_checker(settings, llm),
         stop=stop,
         **chosen,
     )
+
+
+def support_checker(settings: Settings, llm: "LLM | None") -> "SupportChecker | None":
+    """What tells whether passages bear an answer out, None where shared words do. A trained one is loaded once.
+
+    Raises UsageError, MissingError, MismatchError, DamagedError.
+    """
+    word = settings.answer.support
+    if llm is None or word == "lexical":
+        return None
+    if word == "llm":
+        from retrieval.supporting.load import load_checker
+
+        return load_checker(word, llm=lambda: llm)
+    return _trained_checker(word, settings.embedding.cache_folder())
+
+
+@cache
+def _trained_checker(word: str, folder: Path) -> "SupportChecker":
+    from retrieval.supporting.load import load_checker
+
+    return load_checker(word, cache=folder)

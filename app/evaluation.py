@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from eval.runs.plans import Plan
     from eval.runs.suites import Suite
     from retrieval.collection import Collection
+    from retrieval.supporting.checker import SupportChecker
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,12 @@ def tools(settings: Settings) -> "Tools":
         return rewriter_named(name, llm)
 
     @cache
+    def checker(word: str, name: str | None = None) -> "SupportChecker":
+        from retrieval.supporting.load import load_checker
+
+        return load_checker(word, llm=lambda: llm(name), cache=settings.embedding.cache_folder())
+
+    @cache
     def language_model(name: str | None) -> "LanguageModel":
         from eval.models.language_models import load_language_model
 
@@ -104,6 +111,7 @@ def tools(settings: Settings) -> "Tools":
         language_model=language_model,
         reranker=reranker,
         rewriter=rewriter,
+        checker=checker,
         collection=collection,
         search=search_settings(settings),
         splitting=settings.splitting,
@@ -170,6 +178,17 @@ def _identity(settings: Settings) -> Callable[..., Any]:
         weights = weights_hash(ModelFiles(place.name, place.folder, place.files), settings.embedding.cache_folder())
         return {"weights": weights, "adapter": model_hash(place.adapter) if place.adapter else None}
 
+    def checker(*words: str | None) -> dict[str, Any] | None:
+        from eval.checking import checker_words, names_checker
+        from retrieval.supporting.asking import SUPPORT_VERSION
+        from retrieval.supporting.load import LLM_WORD, checker_identity
+
+        word = next((word for word in reversed(words) if word), settings.answer.support)
+        kind, name = checker_words(word) if names_checker(word) else (word, None)
+        if kind == LLM_WORD:
+            return {"checker": LLM_WORD, "prompt_version": SUPPORT_VERSION, "engine": engine(name)}
+        return checker_identity(kind, cache=settings.embedding.cache_folder())
+
     topics: dict[str, Callable[..., Any]] = {
         "embedding": embedding,
         "splitting": splitting,
@@ -178,6 +197,7 @@ def _identity(settings: Settings) -> Callable[..., Any]:
         "engine": engine,
         "rewriter": rewriter,
         "reranker": reranker,
+        "checker": checker,
         "language_model": language_model,
     }
 

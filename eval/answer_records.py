@@ -3,7 +3,7 @@
 It knows neither where the passages came from nor which engine wrote the answer.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,15 +101,16 @@ def answer_record(
     answer: Answer,
     *,
     given: int,
+    texts: Sequence[str] = (),
     draft: str | None,
     document_text: Callable[[str], str],
     refusals: bool,
     retrieved: bool,
 ) -> Record:
-    """The record of an answer with passages. The first `given` hits were shown to the model, which wrote `draft` (None
-    where none was asked); the answer is that, checked, or quotes in its place (`replaced`). `document_text` gives a
-    document's text by uri, and `retrieved` says that the passages were searched for, so that finding the gold is worth
-    a figure."""
+    """The record of an answer with passages. The first `given` hits were shown to the model (`texts` of them where they
+    were shortened), which wrote `draft` (None where none was asked); the answer is that, checked, or quotes in its
+    place (`replaced`). `document_text` gives a document's text by uri, and `retrieved` says that the passages were
+    searched for, so that finding the gold is worth a figure."""
     declined = not answer.refused and answer.model != "quote" and says_no_answer(answer.text)
     by = _refuser(answer.model) if answer.refused else "words" if declined else None
     found = judged(question, answer.text, refused=by is not None, refused_by=by, refusals=refusals)
@@ -125,9 +126,14 @@ def answer_record(
         metrics["replaced"] = float(answer.model.endswith("+quote"))
     if retrieved and question.answerable and (question.spans or question.documents):
         metrics["gold_retrieved"] = float(any(is_gold(hit, question) for hit in answer.hits))
+    shown = list(texts) or [hit.passage.text for hit in answer.hits[:given]]
+    if draft is not None and question.answerable and question.answers and question.kind in ("span", "number"):
+        metrics["gold_shown"] = float(shows_gold("\n".join(shown), question))
+        metrics["passages_shown"] = float(given)
     signals = confidence_signals(answer)
     return _record(question, answer.text, found, answer.timings) | {
         "answered_by": answer.model,
+        "checker": answer.checker,
         "draft": draft if draft and draft != answer.text else None,
         "confidence": None if found.refused else confidence(signals),
         "signals": signals,
@@ -156,11 +162,18 @@ def answer_record(
                 "title": hit.source.title,
                 "text": hit.passage.text,
                 "shown": n <= given,
+                **({"shortened": texts[n - 1]} if n <= len(texts) and texts[n - 1] != hit.passage.text else {}),
                 "gold": is_gold(hit, question) if question.answerable and question.documents else None,
             }
             for n, hit in enumerate(answer.hits, 1)
         ],
     }
+
+
+def shows_gold(text: str, question: Question) -> bool:
+    """Whether a gold answer stands in the text, all of its parts where they belong together."""
+    there = [contains(text, answer, question.language) for answer in question.answers]
+    return all(there) if question.together else any(there)
 
 
 def _refuser(model: str) -> str:

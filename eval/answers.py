@@ -26,11 +26,13 @@ from retrieval.answering import PASSAGES, AnswerSettings, Finished, Searched, To
 from retrieval.errors import UsageError
 from retrieval.passages import Mode
 from retrieval.prompts import PROMPT_VERSION, closed_book_messages
+from retrieval.supporting.lexical import LEXICAL
 
 if TYPE_CHECKING:
     from llama_index.core.llms import LLM
 
     from retrieval.collection import Collection
+    from retrieval.supporting.checker import SupportChecker
 
 TABLE_RESAMPLES = 1_000
 _SHORT_CHOICE = 20
@@ -59,6 +61,8 @@ class AnswersPart:
     collection: str | None = None
     """Ask an existing collection, instead of an index of the set's own documents."""
     search: Mode = "hybrid"
+    support: str | None = None
+    """What tells whether passages bear answers out: "lexical", "encoder", "llm", a folder; None is as settings say."""
     k: int = PASSAGES
     """Passages to find."""
     distractors: int = 4
@@ -92,6 +96,7 @@ class AnswersPart:
         if self.context != "closed-book":
             self._check_documents(found, chosen)
         search = ("embedding", "splitting", "search", "answer") if self.context != "closed-book" else ()
+        checked = self.context != "closed-book" and not self.quote
         how = "quoting" if self.quote else self.engine or "the engine of the settings"
         drawn = f" of {len(found.questions):,}" if len(chosen) < len(found.questions) else ""
         return Prepared(
@@ -99,7 +104,7 @@ class AnswersPart:
             data=found.data,
             described=f"{len(chosen):,}{drawn} questions of {found.name} ({found.form}), {self.context}, {how}",
             run=lambda folder, progress: _run(self, tools, found, chosen, folder, progress),
-            relies_on=(*search, *(() if self.quote else ("engine",))),
+            relies_on=(*search, *(("checker",) if checked else ()), *(() if self.quote else ("engine",))),
         )
 
     def _check_documents(self, found: QuestionSet, chosen: Sequence[Question]) -> None:
@@ -139,7 +144,9 @@ def _run(
             collection = _opened(part, tools, found, chosen, progress, stack)
             about |= {"index": described(collection), "settings": asdict(settings)}
             contexts = Contexts(collection, part.context, part.search, part.k, part.distractors, part.sample_seed)
-            do = _WithPassages(contexts, llm, settings, refusals)
+            checker = _checker(part, tools, settings, llm)
+            about |= {"checker": dict(checker.described)} if checker is not None else {}
+            do = _WithPassages(contexts, llm, settings, refusals, checker)
         run_items(
             folder,
             chosen,
@@ -152,6 +159,12 @@ def _run(
             describe=lambda question: question.text,
         )
     return about | summary(folder.done(), seed=part.sample_seed)
+
+
+def _checker(part: AnswersPart, tools: Tools, settings: AnswerSettings, llm: "LLM | None") -> "SupportChecker | None":
+    """None where shared words tell, which needs nothing."""
+    word = part.support or settings.support
+    return None if llm is None or word == LEXICAL else tools.checker(word, part.engine)
 
 
 def _opened(
@@ -199,8 +212,16 @@ def asked(question: Question) -> str:
 class _WithPassages:
     """One question → its record, through the pipeline of the chat."""
 
-    def __init__(self, contexts: Contexts, llm: "LLM | None", settings: AnswerSettings, refusals: bool) -> None:
+    def __init__(
+        self,
+        contexts: Contexts,
+        llm: "LLM | None",
+        settings: AnswerSettings,
+        refusals: bool,
+        checker: "SupportChecker | None" = None,
+    ) -> None:
         self.contexts, self.llm, self.settings, self.refusals = contexts, llm, settings, refusals
+        self.checker = checker
         collection = contexts.collection
         self.text = lru_cache(maxsize=64)(lambda uri: collection.document_by_uri(uri).text)
 
@@ -217,11 +238,13 @@ class _WithPassages:
             history=question.history,
             embedder=None if self.contexts.mode == "lexical" else self.contexts.collection.embedder(),
             settings=self.settings,
+            checker=self.checker,
         )
         given, draft = 0, ""
+        texts: tuple[str, ...] = ()
         for event in events:
             if isinstance(event, Searched):
-                given = event.given
+                given, texts = event.given, event.texts
             elif isinstance(event, Token):
                 draft += event.text
             elif isinstance(event, Finished):
@@ -230,6 +253,7 @@ class _WithPassages:
             question,
             found,
             given=given,
+            texts=texts,
             draft=draft if self.llm is not None else None,
             document_text=self.text,
             refusals=self.refusals,

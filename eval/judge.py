@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from eval.checking import CheckerJudge, checker_words, names_checker, right, scores_of, told_apart
 from eval.data.hashes import hashes_of
 from eval.data.samples import RECORDS, Sample, answers_file, read_claims, read_labels, read_samples, statements
 from eval.figures.agreement import agreement, corrected_mean, majority
@@ -19,9 +20,12 @@ from eval.runs.parts import PartFolder, Prepared, Progress, Record, Tools
 from eval.runs.running import run_items
 from retrieval.errors import UsageError
 from retrieval.support import best_evidence
+from retrieval.supporting.lexical import odds
 
 if TYPE_CHECKING:
     from llama_index.core.llms import LLM
+
+    from retrieval.supporting.checker import SupportChecker
 
 METRICS = ("faithfulness", "answer_relevance", "context_precision", "context_recall")
 LEXICAL = "lexical"
@@ -32,11 +36,13 @@ RETRY_TEMPERATURE = 0.7
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One verdict: None where no try gave one. `tries` are the raw replies with how they were asked for."""
+    """One verdict: None where no try gave one. `tries` are the raw replies with how they were asked for; `score` is how
+    sure the judge is of a yes, where it can tell."""
 
     value: bool | None
     why: str = ""
     tries: tuple[Mapping[str, Any], ...] = ()
+    score: float | None = None
 
 
 class Judge(Protocol):
@@ -62,7 +68,20 @@ class LexicalJudge:
         best = max(found, key=lambda one: (("no", "partly", "yes").index(one.verdict), one.share), default=None)
         if best is None:
             return Verdict(False)
-        return Verdict(best.verdict != "no", f"{best.verdict}, {best.share:.2f} of the claim's words")
+        why = f"{best.verdict}, {best.share:.2f} of the claim's words"
+        return Verdict(best.verdict != "no", why, score=round(odds(best).supported, 4))
+
+
+class _ByChecker:
+    """A support checker's verdicts."""
+
+    def __init__(self, checker: "SupportChecker") -> None:
+        self._judge = CheckerJudge(checker)
+        self.identity = self._judge.identity
+
+    def __call__(self, asked: Asked) -> Verdict:
+        value, score, why = self._judge.scored(asked)
+        return Verdict(value, why, score=round(score, 4))
 
 
 class ModelJudge:
@@ -180,6 +199,7 @@ def judged(sample: Sample, judge: Judge, metrics: Sequence[str]) -> Record:
                     "verdict": None if verdict.value is None else ("yes" if verdict.value else "no"),
                     "why": verdict.why,
                     "tries": list(verdict.tries),
+                    **({} if verdict.score is None else {"score": verdict.score}),
                 }
             )
         read += len(given) - given.count(None)
@@ -214,11 +234,12 @@ class JudgePart:
     part: str | None = None
     """Which part of the run; needed where several have answers. Without `run`, an earlier part of this very run."""
     claims: Path | None = None
-    """Instead of a run: a folder in the form of SciFact, to measure the judge itself against people."""
+    """Instead of a run: a folder in the form of SciFact, or a .jsonl of `fathom data claims`, to measure the judge."""
     split: str | None = "validation"
     """Which claims."""
     engine: str | None = None
-    """The judging engine; "lexical" judges by shared words, without a model."""
+    """The judging engine; "lexical" judges by shared words, without a model; "encoder", "encoder:FOLDER", "llm" and
+    "llm:ENGINE" by the probabilities of a support checker."""
     metrics: tuple[str, ...] = METRICS
     retries: int = 2
     """Further tries after a reply that is no verdict."""
@@ -252,8 +273,12 @@ class JudgePart:
 
     def prepare(self, tools: Tools) -> Prepared:
         """Reads samples and labels; the judging model is loaded by the run only."""
-        judge = "the lexical judge" if self.engine == LEXICAL else f"engine {self.engine or 'of the settings'}"
-        relies_on = () if self.engine == LEXICAL else ("engine",)
+        judge = f"engine {self.engine or 'of the settings'}"
+        relies_on: tuple[str, ...] = ("engine",)
+        if self._by_support:
+            judge, relies_on = f"the checker {self.engine}", ("checker",)
+        if self.engine == LEXICAL:
+            judge, relies_on = "the lexical judge", ()
         if self.run is None and self.part is not None:
             return Prepared(
                 items=0,
@@ -270,7 +295,8 @@ class JudgePart:
         if self.claims is not None:
             samples, truth = read_claims(self.claims, self.split)
             labels, metrics = {"faithfulness": {key: [label] for key, label in truth.items()}}, ("faithfulness",)
-            data, where = hashes_of(*(self.claims.glob("claims_evidence.jsonl*"))), self.claims.name
+            files = [self.claims] if self.claims.is_file() else sorted(self.claims.glob("claims_evidence.jsonl*"))
+            data, where = hashes_of(*files), self.claims.name
             data |= hashes_of(*(self.claims.glob("corpus.jsonl*")))
         else:
             assert self.run is not None
@@ -282,7 +308,7 @@ class JudgePart:
             if self.labels is not None:
                 labels = read_labels(self.labels, samples, metrics)
         samples = self._drawn(samples)
-        if self.engine == LEXICAL:
+        if self._by_support:
             metrics = _without_model(metrics)
         needed = [questions_to_ask(sample, metrics) for sample in samples]
         counts = {metric: sum(metric in one for one in needed) for metric in metrics}
@@ -304,6 +330,11 @@ class JudgePart:
             relies_on=relies_on,
         )
 
+    @property
+    def _by_support(self) -> bool:
+        """It tells support and nothing else: no relevance, and no text of its own."""
+        return self.engine == LEXICAL or names_checker(self.engine)
+
     def _drawn(self, samples: list[Sample]) -> list[Sample]:
         if self.limit is None or self.limit >= len(samples):
             return samples
@@ -313,7 +344,7 @@ class JudgePart:
     def _run_after(self, folder: PartFolder, progress: Progress, tools: Tools) -> Mapping[str, Any]:
         assert self.part is not None
         samples = self._drawn(read_samples(folder.path.parent / self.part / RECORDS)[0])
-        metrics = _without_model(self.metrics) if self.engine == LEXICAL else self.metrics
+        metrics = _without_model(self.metrics) if self._by_support else self.metrics
         return self._run(folder, progress, tools, samples, metrics, {})
 
     def _run(
@@ -325,12 +356,14 @@ class JudgePart:
         metrics: Sequence[str],
         labels: Mapping[str, Mapping[str, Sequence[int]]],
     ) -> Mapping[str, Any]:
+        people = labels.get("faithfulness", {})
+        truth = {key: majority(said) for key, said in people.items()} if self.claims is not None else {}
         if len(folder.done()) < len(samples):
             judge = self._judge(tools)
             run_items(
                 folder,
                 samples,
-                lambda sample: judged(sample, judge, metrics),
+                lambda sample: _against_label(judged(sample, judge, metrics), truth),
                 identify=lambda sample: sample.id,
                 total=len(samples),
                 what="judging",
@@ -349,11 +382,17 @@ class JudgePart:
             "unparsed": unread,
             "retried": sum(len(verdict["tries"]) > 1 for verdict in verdicts),
         }
+        if truth:
+            clusters = {key: record_cluster(record) for key, record in records.items()}
+            apart = told_apart(scores_of(records, "faithfulness"), truth, clusters, seed=self.seed)
+            extras |= {"told_apart": apart} if apart else {}
         return extras | against_people(records, labels, threshold=self.threshold, seed=self.seed)
 
     def _judge(self, tools: Tools) -> Judge:
         if self.engine == LEXICAL:
             return LexicalJudge()
+        if names_checker(self.engine):
+            return _ByChecker(tools.checker(*checker_words(str(self.engine))))
         return ModelJudge(
             tools.llm(self.engine),
             retries=self.retries,
@@ -361,6 +400,14 @@ class JudgePart:
             max_tokens=self.max_tokens,
             seed=self.seed,
         )
+
+
+def _against_label(record: Record, truth: Mapping[str, int]) -> Record:
+    """With `accuracy`, whether the judge says of the claim what people said, so that judges can be compared."""
+    if record["id"] in truth:
+        said = record["metrics"].get("faithfulness")
+        record["metrics"]["accuracy"] = right(None if said is None else bool(said), truth[record["id"]])
+    return record
 
 
 def _without_model(metrics: Sequence[str]) -> tuple[str, ...]:

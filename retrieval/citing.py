@@ -158,9 +158,9 @@ def _checked(
     except FathomError as error:
         _LOG.warning("the support checker '%s' failed, words are compared instead: %s", checker.name, error)
         return table, f"{LEXICAL} ({checker.name} failed)"
-    for (row, n), one in zip(places, odds, strict=True):
+    for (row, n), told in zip(places, odds, strict=True):
         old = table[row][n]
-        new[row][n] = replace(old, verdict=min(one.verdict, old.most, key=ORDER.__getitem__))
+        new[row][n] = replace(old, verdict=min(told.verdict, old.most, key=ORDER.__getitem__))
     return new, checker.name
 
 

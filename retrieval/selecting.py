@@ -50,7 +50,8 @@ def select(
 
     Where a reranker scored: `least_relevance` is the probability that a `calibrated` one must give (None: it is one if
     all its scores lie in [0, 1]); one that gives logits sets aside what is LOGIT_GAP below the best. Else a passage
-    must have `least_share` of the best fused (or dense) score. 0 sets nothing aside. `most` are shown at most.
+    must have `least_share` of the best fused (else dense, else lexical) score. 0 sets nothing aside. `most` are shown
+    at most.
     """
     kept: list[Hit] = []
     aside: list[SetAside] = []
@@ -82,7 +83,8 @@ def _threshold(
 
 
 def _score(hit: Hit) -> float | None:
-    return hit.scores.fused if hit.scores.fused is not None else hit.scores.dense
+    found = (hit.scores.fused, hit.scores.dense, hit.scores.lexical)
+    return next((score for score in found if score is not None), None)
 
 
 def _near_copy(hit: Hit, other: Hit, likeness: float) -> bool:

@@ -21,17 +21,21 @@ if TYPE_CHECKING:
     from retrieval.embedding.embedder import Embedder
 
 GAP = "…"
+TELLING = 0.5
+"""Share of the best sentence's score from which a sentence goes before the neighbours of a better one."""
 _FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})", re.MULTILINE)
 
 
 @dataclass(slots=True)
 class _Unit:
-    """A stretch that is kept or left out whole; `with_it` are places of units that it is not understood without."""
+    """A stretch that is kept or left out whole; `with_it` are places of units that it is not understood without, `row`
+    whether it is one of a table."""
 
     start: int
     end: int
     score: float = 0.0
     with_it: tuple[int, ...] = ()
+    row: bool = False
 
 
 def shorten(
@@ -55,18 +59,27 @@ def shorten(
     ]
     kept: list[set[int]] = [set() for _ in hits]
     left = room
-    # Each hit's best first, so that none is left with nothing; then the best of all, each time with what is around it.
+
+    def keep(places: Sequence[tuple[int, int]]) -> None:
+        nonlocal left
+        for n, u in places:
+            new = _closure(u, units[n]) - kept[n]
+            cost = sum(costs[n][place] for place in new)
+            if cost <= left or not kept[n]:  # each keeps its best, so that none is left with nothing
+                kept[n] |= new
+                left -= cost
+
     order = sorted(((n, u) for n, found in enumerate(units) for u in range(len(found))), key=lambda p: _rank(units, p))
-    firsts = {n: next((u for m, u in order if m == n), None) for n in range(len(hits))}
-    for n, first in firsts.items():
-        if first is not None:
-            left -= _keep(first, units[n], costs[n], kept[n])
-    for n, u in order:
-        for wanted in ((u, *_beside(u, units[n])), (u,)):  # with its neighbours, else alone
-            if sum(costs[n][place] for place in _closure(wanted, units[n]) - kept[n]) <= left:
-                for place in wanted:
-                    left -= _keep(place, units[n], costs[n], kept[n])
-                break
+    best = {n: next((place for place in order if place[0] == n), None) for n in range(len(hits))}
+    keep([place for place in best.values() if place is not None])
+    least = TELLING * max((unit.score for found in units for unit in found), default=0.0)
+    telling = [(n, u) for n, u in order if units[n][u].score >= max(least, 1e-9)]
+    keep(telling)
+    # A sentence is understood by those around it; a row of a table by its header, which comes along.
+    keep(
+        [(n, other) for n, u in telling for other in (u - 1, u + 1) if _prose(n, u, units) and _prose(n, other, units)]
+    )
+    keep(order)
     return [_shown(hit.passage.text, found, chosen) for hit, found, chosen in zip(hits, units, kept, strict=True)]
 
 
@@ -74,22 +87,13 @@ def _rank(units: Sequence[Sequence[_Unit]], place: tuple[int, int]) -> tuple[flo
     return (-units[place[0]][place[1]].score, *place)
 
 
-def _beside(place: int, units: Sequence[_Unit]) -> list[int]:
-    """The neighbours of a unit that says something: a sentence is understood by those around it."""
-    if units[place].score <= 0:
-        return []
-    return [other for other in (place - 1, place + 1) if 0 <= other < len(units)]
+def _prose(n: int, place: int, units: Sequence[Sequence[_Unit]]) -> bool:
+    return 0 <= place < len(units[n]) and not units[n][place].row
 
 
-def _closure(places: Sequence[int], units: Sequence[_Unit]) -> set[int]:
-    return {other for place in places for other in (place, *units[place].with_it)}
-
-
-def _keep(place: int, units: Sequence[_Unit], costs: Sequence[int], kept: set[int]) -> int:
-    """Keep a unit with what it is not understood without; what that cost."""
-    new = _closure([place], units) - kept
-    kept |= new
-    return sum(costs[other] for other in new)
+def _closure(place: int, units: Sequence[_Unit]) -> set[int]:
+    """A unit and those that it is not understood without."""
+    return {place, *units[place].with_it}
 
 
 def _units(text: str) -> list[_Unit]:
@@ -113,6 +117,7 @@ def _units(text: str) -> list[_Unit]:
             if table.start <= unit.start < table.end:
                 first = next(n for n, other in enumerate(units) if other.start >= table.start)
                 above += [first]
+                unit.row = True
         unit.with_it = tuple(sorted({n for n in above if n != place}))
     return units
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from eval.data.claim_pairs import read_pairs
 from eval.data.corpora import find_jsonl, identifier, numbered_jsonl, read_corpus, words
 from eval.runs.parts import Record, read_records
 from retrieval.citing import strip_markers
@@ -167,11 +168,17 @@ def read_claims(folder: Path, split: str | None = None) -> tuple[list[Sample], d
 
     The form of SciFact (Wadden et al. 2020): `claims_evidence.jsonl` with claim, label, evidence_doc_id and
     cited_doc_ids, beside `corpus.jsonl`. SUPPORT is 1; CONTRADICT and NOT_ENOUGH_INFO, which is held against the first
-    cited abstract, are 0. Each pair of claim and abstract counts once. Raises UsageError, ReadingError.
+    cited abstract, are 0. Each pair of claim and abstract counts once.
+
+    Or the pairs of a .jsonl file, as `fathom data claims` writes them; what is not supported is 0. It has no splits.
+
+    Raises UsageError, ReadingError.
     """
+    if folder.is_file():
+        return _of_pairs(folder)
     path = find_jsonl(folder, "claims_evidence")
     if path is None:
-        raise UsageError(f"{folder} lacks claims_evidence.jsonl; give a folder in the form of SciFact")
+        raise UsageError(f"{folder} lacks claims_evidence.jsonl; give a folder in the form of SciFact, or .jsonl pairs")
     documents = {document.id: document for document in read_corpus(folder).documents}
     samples: dict[str, Sample] = {}
     labels: dict[str, int] = {}
@@ -196,6 +203,29 @@ def read_claims(folder: Path, split: str | None = None) -> tuple[list[Sample], d
     if not samples:
         raise UsageError(f"{path} has no split '{split}'; it has {', '.join(sorted(splits)) or 'nothing'}")
     return list(samples.values()), labels
+
+
+def _of_pairs(file: Path) -> tuple[list[Sample], dict[str, int]]:
+    samples: list[Sample] = []
+    labels: dict[str, int] = {}
+    for number, pair in enumerate(read_pairs(file), 1):
+        key = f"{number}-{pair.label}"
+        more = {"label": pair.label, "made": pair.made}
+        cluster = pair.document or pair.passage[:80]
+        samples.append(
+            Sample(
+                key,
+                "",
+                pair.claim,
+                (pair.passage,),
+                (pair.document,),
+                cluster=cluster,
+                claims=(pair.claim,),
+                metadata=more,
+            )
+        )
+        labels[key] = int(pair.label == "supported")
+    return samples, labels
 
 
 def read_labels(path: Path, samples: Sequence[Sample], metrics: Sequence[str]) -> dict[str, dict[str, list[int]]]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from retrieval.passages import Hit
     from retrieval.prompts import Message
     from retrieval.splitting import SplitSettings
+    from retrieval.supporting.checker import SupportChecker
 
 Progress = Callable[[str, int, int], None]
 """(stage, done, total); total 0 is unknown."""
@@ -76,6 +77,8 @@ class Tools:
     reranker: Callable[[str | None], Reranker] = _absent
     rewriter: Callable[[str | None], Rewriter] = _absent
     collection: Callable[[str], "Collection"] = _absent
+    checker: Callable[[str, str | None], "SupportChecker"] = field(default=lambda *words: _absent("checker"))
+    """(word of a support checker, engine behind "llm")."""
     search: "SearchSettings | None" = None
     splitting: "SplitSettings | None" = None
     answer: "AnswerSettings | None" = None

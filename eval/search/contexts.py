@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from eval.answer_records import shows_gold
 from eval.data.datasets import RetrievalDataset
 from eval.data.questions import Question, read_questions, sampled
-from eval.figures.answer_metrics import contains
 from eval.figures.statistics import bootstrap
 from eval.search.indexed import indexed
 from retrieval.collection import Collection
@@ -93,15 +93,9 @@ def measure(
             blocks = [
                 passage_block(n, hit, text) for n, (hit, text) in enumerate(zip(packed.shown, texts, strict=True))
             ]
-            there = holds("\n".join(texts), question)
+            there = shows_gold("\n".join(texts), question)
             found.setdefault(name, []).append(Shown(there, sum(map(count, blocks)), packed.given))
     return found
-
-
-def holds(text: str, question: Question) -> bool:
-    """Whether a gold answer stands in the text, all of its parts where they belong together."""
-    there = [contains(text, answer, question.language) for answer in question.answers]
-    return all(there) if question.together else any(there)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -417,7 +417,8 @@ def test_a_judge_is_measured_on_claims_that_people_have_judged(tmp_path: Path) -
     extras = prepared.run(done, silent)
     # Words cannot tell "no flour" from "flour" well enough to be sure, and say "partly".
     assert extras["agreement"]["faithfulness"]["table"] == [[1, 1], [0, 1]]
-    assert set(done.done()["3-2"]["metrics"]) == {"faithfulness", "parsed"}
+    assert extras["told_apart"]["auc"]["value"] == 1.0  # by the score the one that is borne out comes first
+    assert set(done.done()["3-2"]["metrics"]) == {"faithfulness", "accuracy", "parsed"}
     with pytest.raises(UsageError, match="no split 'test'; it has validation"):
         JudgePart(claims=folder, split="test").prepare(tools(tmp_path))
     with pytest.raises(UsageError, match="lacks claims_evidence"):

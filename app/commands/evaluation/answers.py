@@ -48,6 +48,15 @@ def command(
         str | None,
         typer.Option("--mode", "-m", metavar="NAME", help="lexical, dense or hybrid.", show_default="hybrid"),
     ] = None,
+    support: Annotated[
+        str | None,
+        typer.Option(
+            "--support",
+            metavar="NAME",
+            help="What tells whether passages bear answers out: lexical, encoder, llm or a folder.",
+            show_default="of the settings",
+        ),
+    ] = None,
     k: Hits = None,
     distractors: Annotated[
         int | None,
@@ -87,6 +96,7 @@ def command(
         "quote": quote,
         "collection": collection,
         "search": search,
+        "support": support,
         "k": k,
         "distractors": distractors,
         "split": split,

@@ -27,8 +27,8 @@ def command(
         Path | None,
         typer.Option(
             "--claims",
-            metavar="FOLDER",
-            help="Instead of a run: claims labelled by people, in the form of SciFact, to measure the judge itself.",
+            metavar="PLACE",
+            help="Instead of a run: labelled claims (a folder as SciFact's, a .jsonl), to measure the judge itself.",
             show_default=False,
         ),
     ] = None,
@@ -40,7 +40,7 @@ def command(
         typer.Option(
             "--engine",
             metavar="NAME",
-            help="Engine that judges; 'lexical' judges by shared words, without a model.",
+            help="Engine that judges; 'lexical' (shared words), 'encoder[:FOLDER]', 'llm[:ENGINE]' (probabilities).",
             show_default="of the settings",
         ),
     ] = None,
@@ -134,6 +134,11 @@ def _print_agreement(terminal: "Terminal", extras: Mapping[str, Any]) -> None:
             f"{extras['unparsed']:,} of {extras['verdicts']:,} verdicts could not be read after all tries; answers "
             "with one of them count as missing"
         )
+    apart = extras.get("told_apart")
+    if apart:
+        said = [f"{name} {apart[name]['value']:.3f} ({apart[name]['low']:.3f}–{apart[name]['high']:.3f})"
+                for name in ("auc", "balanced_accuracy")]  # fmt: skip
+        terminal.line(f"{said[0]}, {said[1]} at a score of {apart['threshold']:g}, of {apart['n']:,} claims")
     for metric, found in extras.get("agreement", {}).items():
         if found.get("kappa") is None:
             terminal.line(f"{metric}: agreement with people cannot be told from {found['n']} labelled answers")
