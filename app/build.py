@@ -16,12 +16,15 @@ if TYPE_CHECKING:
 
     from llama_index.core.llms import LLM
 
+    from app.assistance import Assistance
     from retrieval.answering import AnswerEvent
     from retrieval.collection import Collection, SearchSettings
     from retrieval.embedding.embedder import Embedder
     from retrieval.filters import Filter
+    from retrieval.finding import Found, Reranker
     from retrieval.prompts import Message
     from retrieval.reading.reader import Reader
+    from retrieval.rewriting.plans import Planner
 
 
 def search_settings(settings: Settings) -> "SearchSettings":
@@ -217,19 +220,60 @@ def open_or_create(
     )
 
 
+def reranker(settings: Settings, word: str) -> "Reranker":
+    """The reranker behind a word of [assist]: a cross-encoder by its folder or its name.
+
+    Raises MissingError, UsageError, DamagedError.
+    """
+    from retrieval.reranking import load_cross_encoder
+
+    return load_cross_encoder(word, download=bool(settings.embedding.download))
+
+
+def found(
+    settings: Settings,
+    collection: "Collection",
+    question: str,
+    *,
+    assistance: "Assistance",
+    planner: "Planner",
+    filters: "Sequence[Filter]" = (),
+    history: "Sequence[Message]" = (),
+) -> "Found":
+    """What is found for a question, with the help that the settings say."""
+    from retrieval.finding import find
+
+    return find(
+        question,
+        history,
+        collection=collection,
+        filters=filters,
+        planner=planner,
+        reranker=assistance.reranker(),
+        settings=assistance.finding,
+        **settings.search.per_query(),
+    )
+
+
 def answer_events(
     settings: Settings,
     collection: "Collection",
     question: str,
     *,
     llm: "LLM | None",
+    assistance: "Assistance | None" = None,
+    planner: "Planner | None" = None,
     k: int | None = None,
     filters: "Sequence[Filter]" = (),
     history: "Sequence[Message | Mapping[str, str]]" = (),
     stop: "threading.Event | None" = None,
 ) -> "Iterator[AnswerEvent]":
-    """The events of one answer; without `llm` it quotes. `k` None is as many as the settings say."""
+    """The events of one answer; without `llm` it quotes. `k` None is as many as the settings say. `assistance` is kept
+    from question to question by whoever answers several."""
+    from app.assistance import Assistance
     from retrieval.answering import answer_stream
+
+    assistance = assistance or Assistance(settings)
 
     chosen = settings.search.per_query()
     mode = chosen.pop("mode", None)
@@ -247,6 +291,9 @@ def answer_events(
         # The search has loaded it already; a lexical one must not for the quotes' sake.
         embedder=None if mode == "lexical" else collection.embedder(),
         settings=settings.answer,
+        planner=planner or assistance.planner(llm),
+        reranker=assistance.reranker(),
+        finding=assistance.finding,
         stop=stop,
         **chosen,
     )

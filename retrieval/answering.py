@@ -167,7 +167,7 @@ def answer_stream(
     language = language_of(question)
     documents = _Documents(collection)
     writer = _Writer(llm, settings, language) if mode == "generate" and llm is not None else None
-    earlier = _messages(history, settings)
+    earlier = messages_of(history, settings)
     found = find(
         question,
         earlier,
@@ -400,7 +400,7 @@ def _tidy(text: str, *, cut: bool) -> str:
     return "".join(parts).strip()
 
 
-def _messages(history: Sequence[Message | Mapping[str, str]], settings: AnswerSettings) -> list[Message]:
+def messages_of(history: Sequence[Message | Mapping[str, str]], settings: AnswerSettings) -> list[Message]:
     """The last messages, each cut; anything that is not a user's or an assistant's is refused."""
     messages = []
     for item in history:
