@@ -3,6 +3,7 @@ inside, so that a command loads only what it uses."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,13 +16,16 @@ if TYPE_CHECKING:
 
     from llama_index.core.llms import LLM
 
+    from app.assistance import Assistance
     from retrieval.answering import AnswerEvent
     from retrieval.collection import Collection, SearchSettings
     from retrieval.embedding.embedder import Embedder
     from retrieval.embedding.loader import EmbedderLoader
     from retrieval.filters import Filter
+    from retrieval.finding import Found
     from retrieval.prompts import Message
     from retrieval.reading.reader import Reader
+    from retrieval.rewriting.plans import Planner
     from retrieval.supporting.checker import SupportChecker
 
 
@@ -232,20 +236,50 @@ def open_or_create(
     )
 
 
+def found(
+    settings: Settings,
+    collection: "Collection",
+    question: str,
+    *,
+    assistance: "Assistance",
+    planner: "Planner",
+    filters: "Sequence[Filter]" = (),
+    history: "Sequence[Message]" = (),
+) -> "Found":
+    """What is found for a question, with the help that the settings say."""
+    from retrieval.finding import find
+
+    return find(
+        question,
+        history,
+        collection=collection,
+        filters=filters,
+        planner=planner,
+        reranker=assistance.reranker(),
+        settings=assistance.finding,
+        **settings.search.per_query(),
+    )
+
+
 def answer_events(
     settings: Settings,
     collection: "Collection",
     question: str,
     *,
     llm: "LLM | None",
+    assistance: "Assistance | None" = None,
+    planner: "Planner | None" = None,
     k: int | None = None,
     filters: "Sequence[Filter]" = (),
     history: "Sequence[Message | Mapping[str, str]]" = (),
     stop: "threading.Event | None" = None,
 ) -> "Iterator[AnswerEvent]":
-    """The events of one answer; without `llm` it quotes. `k` None is as many as the settings say."""
+    """The events of one answer; without `llm` it quotes. `k` None is as many as the settings say. `assistance` is kept
+    from question to question by whoever answers several."""
+    from app.assistance import Assistance
     from retrieval.answering import answer_stream
 
+    assistance = assistance or Assistance(settings)
     chosen = settings.search.per_query()
     mode = chosen.pop("mode", None)
     if k is not None:
@@ -263,6 +297,9 @@ def answer_events(
         embedder=None if mode == "lexical" else collection.embedder(),
         settings=settings.answer,
         checker=support_checker(settings, llm),
+        planner=planner or assistance.planner(llm),
+        reranker=assistance.reranker(llm),
+        finding=assistance.finding,
         stop=stop,
         **chosen,
     )

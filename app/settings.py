@@ -23,6 +23,7 @@ from app.workspace import collection_name, default_workspace
 from retrieval.answering import AnswerSettings
 from retrieval.embedding.load import EmbeddingSettings
 from retrieval.errors import MissingError, UsageError
+from retrieval.finding import FindSettings
 from retrieval.passages import Mode
 from retrieval.reading.limits import ReadingLimits
 from retrieval.splitting import SplitSettings
@@ -195,6 +196,7 @@ class Settings:
     splitting: SplitSettings = field(default_factory=SplitSettings)
     reading: ReadingLimits = field(default_factory=ReadingLimits)
     search: SearchChoices = field(default_factory=SearchChoices)
+    assist: FindSettings = field(default_factory=FindSettings)
     answer: AnswerSettings = field(default_factory=AnswerSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     chat: ChatSettings = field(default_factory=ChatSettings)

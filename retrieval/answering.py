@@ -204,7 +204,7 @@ def answer_stream(
     language = language_of(question)
     documents = _Documents(collection)
     writer = _Writer(llm, settings, language) if mode == "generate" and llm is not None else None
-    earlier = _messages(history, settings)
+    earlier = messages_of(history, settings)
     found = find(
         question,
         earlier,
@@ -443,7 +443,7 @@ class _Finish:
         return Finished(answer)
 
 
-def _messages(history: Sequence[Message | Mapping[str, str]], settings: AnswerSettings) -> list[Message]:
+def messages_of(history: Sequence[Message | Mapping[str, str]], settings: AnswerSettings) -> list[Message]:
     """The last messages, each cut; anything that is not a user's or an assistant's is refused."""
     messages = []
     for item in history:

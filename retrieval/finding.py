@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from retrieval.answerability import MeaningScale, confidence
-from retrieval.errors import FathomError, UsageError
+from retrieval.errors import FathomError, MissingError, UsageError
 from retrieval.filters import Filter
 from retrieval.fusion import ranked, reciprocal_rank
 from retrieval.limited import NotDone, Stop, limited
@@ -26,6 +26,8 @@ from retrieval.steps import Did, Skipped, Step
 if TYPE_CHECKING:
     from retrieval.collection import SearchResult
 
+HITS = 10
+"""Hits of a search where nobody says otherwise."""
 FORMS_FROM = 50
 """Passages that are read for short and long forms: the best by words for the question and for each short form in it."""
 
@@ -103,7 +105,7 @@ def find(
     history: Sequence[Message] = (),
     *,
     collection: Findable,
-    k: int,
+    k: int = HITS,
     mode: Mode = "hybrid",
     filters: Sequence[Filter] = (),
     owners: frozenset[str] | None = None,
@@ -220,7 +222,7 @@ def _plan(
     about = known() if planner.way == "plan" else About()
     try:
         plan = limited(
-            planner,
+            getattr(planner, "llm", planner),  # planners are made anew for each question, engines are not
             lambda flag: planner(question, history, about, stop=flag),
             settings.rewrite_seconds,
             stop=stop,
@@ -370,6 +372,8 @@ def _trouble(trouble: NotDone, limit: float) -> tuple[Skipped, dict[str, str | i
     said = " ".join(str(trouble.error).split())[:300] or type(trouble.error).__name__
     if isinstance(trouble.error, BadScores):
         return "bad_scores", {"error": said}
+    if isinstance(trouble.error, MissingError):
+        return "no_engine", {"error": said}
     return ("cannot" if isinstance(trouble.error, UsageError) else "failed"), {"error": said}
 
 

@@ -215,7 +215,8 @@ class _Writer:
         if isinstance(event, Searched):
             turn = replace(
                 turn, hits=tuple(event.hits), given=event.given, queries=tuple(event.queries),
-                timings=dict(event.timings), clock={**turn.clock, "searched": now - self._began},
+                timings=dict(event.timings), steps=tuple(event.steps),
+                clock={**turn.clock, "searched": now - self._began},
             )  # fmt: skip
             self._kept.replace(turn)  # only now: a question that cannot even be searched takes nothing away
             self._save(turn)
@@ -292,4 +293,5 @@ def _with_answer(turn: Turn, answer: Answer) -> Turn:
         confidence=answer.confidence,
         threshold=answer.threshold,
         prompt_version=answer.prompt_version,
+        steps=tuple(answer.steps) or turn.steps,
     )

@@ -4,6 +4,7 @@ import html
 
 from app.chat.render import answer_markup, escaped, icon_button, name_html, sealed
 from app.chat.sources import checked_numbers, numbers_of
+from app.chat.steps import step_text
 from app.chat.turns import Note, Turn
 from app.chat.words import Words, duration
 
@@ -104,6 +105,7 @@ def _how(turn: Turn, words: Words) -> str:
     rows = [
         (words.how_collection, name_html(turn.asked.collection)),
         (words.how_queries, "<br>".join(name_html(query, 300) for query in turn.queries)),
+        (words.how_steps, "<br>".join(escaped(step_text(step, words), 300) for step in turn.steps)),
         (words.how_filters, "<br>".join(name_html(text, 120) for text in turn.asked.filters)),
         (words.how_passages, html.escape(_passages(turn, words)) if turn.queries else ""),
         (words.how_score, html.escape(_confidence(turn, words))),

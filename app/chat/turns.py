@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from retrieval.passages import Citation, Hit, Passage, Scores, Source
+from retrieval.steps import Step
 
 MAX_ANSWER_CHARACTERS = 60_000
 """A longer answer is ended: no model of ours writes this much, and one that does must not fill the page."""
@@ -94,6 +95,7 @@ class Turn:
     confidence: float | None = None
     threshold: float | None = None
     prompt_version: str = ""
+    steps: tuple[Step, ...] = ()
     replaces: int | None = None
 
     def record(self) -> str:
@@ -113,6 +115,7 @@ class Turn:
                 "confidence": self.confidence,
                 "threshold": self.threshold,
                 "prompt_version": self.prompt_version,
+                "steps": [{**asdict(step), "values": dict(step.values)} for step in self.steps],
             },
             ensure_ascii=False,
         )
@@ -137,9 +140,10 @@ def read_record(text: str) -> dict[str, Any]:
         citations = tuple(Citation(**item) for item in _array(found.get("citations")))
         notes = tuple(Note(**item) for item in _array(found.get("notes")))
         marks = tuple(Mark(**item) for item in _array(found.get("marks")))
+        steps = tuple(Step(**item) for item in _array(found.get("steps")))
     except (TypeError, KeyError, ValueError):
         return parts
-    return {**parts, "hits": hits, "citations": citations, "notes": notes, "marks": marks}
+    return {**parts, "hits": hits, "citations": citations, "notes": notes, "marks": marks, "steps": steps}
 
 
 def _hit_object(hit: Hit) -> dict[str, Any]:

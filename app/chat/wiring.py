@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from app import build
 from app.api.decoding import with_options
+from app.assistance import Assistance
 from app.chat.engine import BackgroundEngine, EngineChoice, Engines
 from app.chat.parts import Parts
 from app.settings import with_profile
@@ -144,6 +145,7 @@ def _choice(settings: "Settings", shelf: Shelf, name: str, *, missing: str) -> E
 def parts_of(settings: "Settings", shelf: Shelf) -> Parts:
     """What the page needs, over the real collections and the real engines."""
     engines = engines_of(settings, shelf)
+    assistance = Assistance(settings)
 
     def answer(
         question: str,
@@ -161,7 +163,15 @@ def parts_of(settings: "Settings", shelf: Shelf) -> Parts:
         with engines.use(engine) as model:
             llm = None if quote or model is None else with_options(model, options)
             yield from build.answer_events(
-                settings, opened, question, llm=llm, k=k, filters=filters, history=history, stop=stop
+                settings,
+                opened,
+                question,
+                llm=llm,
+                assistance=assistance,
+                k=k,
+                filters=filters,
+                history=history,
+                stop=stop,
             )
 
     return Parts(

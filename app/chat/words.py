@@ -106,7 +106,10 @@ class Words:
     how_stages: str = "Stages"
     stages: Mapping[str, str] = field(
         default_factory=lambda: {
+            "rewrite": "rewording",
+            "expand": "short and long forms",
             "search": "search",
+            "rerank": "reranking",
             "pack": "choosing passages",
             "first_token": "reading",
             "generate": "writing",
@@ -119,6 +122,40 @@ class Words:
             "search.fuse": "joining both",
             "search.rerank": "reranking",
             "search.fetch": "fetching passages",
+        }
+    )
+    how_steps: str = "Search"
+    step_skipped: str = "{did} — {why}"
+    step_did: Mapping[str, str] = field(
+        default_factory=lambda: {
+            "rewrite.as_asked": "searched as asked",
+            "rewrite.with_previous": "searched together with the question before",
+            "rewrite.condensed": "reworded so that it stands alone",
+            "rewrite.planned": "planned by the model",
+            "expand.expanded": "other forms: {forms}",
+            "expand.kept": "no other form of its names is in the documents",
+            "search.searched": "searches: {queries}, passages: {hits}",
+            "rerank.reranked": "reranked: {depth} passages",
+            "rerank.skipped": "not reranked",
+            "cut.cut": "below {least}: {dropped} passages left out",
+            "cut.skipped": "none left out",
+        }
+    )
+    step_why: Mapping[str, str] = field(
+        default_factory=lambda: {
+            "no_history": "nothing was said before",
+            "good_hits": "its own passages are good",
+            "long": "it is long enough",
+            "no_engine": "no language model is there: {error}",
+            "no_hits": "no passage was found",
+            "not_calibrated": "the reranker's scores are no probabilities",
+            "unusable": "what the model wrote was no question to search for ({why})",
+            "too_slow": "it took longer than {limit} s",
+            "busy": "it is still busy with a question that took too long",
+            "stopped": "stopped",
+            "cannot": "the engine cannot do it: {error}",
+            "failed": "it failed: {error}",
+            "bad_scores": "its scores cannot be used: {error}",
         }
     )
     conversations: str = "Conversations"
@@ -261,7 +298,10 @@ CHINESE = Words(
     how_waited="等待时间",
     how_stages="各步骤",
     stages={
+        "rewrite": "改写",
+        "expand": "全称与缩写",
         "search": "检索",
+        "rerank": "重排",
         "pack": "挑选段落",
         "first_token": "阅读",
         "generate": "撰写",
@@ -274,6 +314,36 @@ CHINESE = Words(
         "search.fuse": "合并结果",
         "search.rerank": "重排",
         "search.fetch": "读取段落",
+    },
+    how_steps="检索步骤",
+    step_skipped="{did}：{why}",
+    step_did={
+        "rewrite.as_asked": "按原问题检索",
+        "rewrite.with_previous": "与上一个问题合在一起检索",
+        "rewrite.condensed": "已改写为独立的问题",
+        "rewrite.planned": "由模型规划",
+        "expand.expanded": "其他写法：{forms}",
+        "expand.kept": "文档中没有其他写法",
+        "search.searched": "检索 {queries} 次，得到 {hits} 段",
+        "rerank.reranked": "重排 {depth} 段",
+        "rerank.skipped": "未重排",
+        "cut.cut": "低于 {least}：舍去 {dropped} 段",
+        "cut.skipped": "未舍去任何段落",
+    },
+    step_why={
+        "no_history": "此前没有对话",
+        "good_hits": "原问题的结果已经很好",
+        "long": "问题足够长",
+        "no_engine": "没有可用的语言模型：{error}",
+        "no_hits": "没有找到段落",
+        "not_calibrated": "重排的分数不是概率",
+        "unusable": "模型所写的不是可检索的问题（{why}）",
+        "too_slow": "超过 {limit} 秒",
+        "busy": "仍在处理一个超时的问题",
+        "stopped": "已停止",
+        "cannot": "该引擎做不到：{error}",
+        "failed": "出错：{error}",
+        "bad_scores": "分数无法使用：{error}",
     },
     conversations="对话",
     no_conversations="您的提问保存在这里（仅在本机），以后可以继续。",

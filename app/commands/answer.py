@@ -2,19 +2,36 @@
 terminal and in JSON, not how they are found."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.commands.options import AsJson, CollectionName, Filters, Hits, Profile, Workspace, begin
+from app.commands.options import (
+    AsJson,
+    CollectionName,
+    Filters,
+    History,
+    Hits,
+    Profile,
+    Rerank,
+    Rewrite,
+    Run,
+    Workspace,
+    begin,
+)
 from retrieval.errors import MissingError, UsageError
 from retrieval.passages import Answer, Citation, Hit, Mode
+from retrieval.steps import Step
 
 if TYPE_CHECKING:
+    from app.assistance import Assistance
     from app.terminal import Terminal
     from retrieval.answering import AnswerEvent
+    from retrieval.finding import Found
+    from retrieval.rewriting.plans import Planner
 
 MAX_QUESTION_CHARACTERS = 20_000
 MAX_HISTORY_BYTES = 1_000_000
@@ -39,28 +56,95 @@ def search(
     question: Question,
     mode: Annotated[Mode | None, typer.Option("--mode", "-m", help="Which search to use.", show_default=False)] = None,
     k: Hits = None,
+    rewrite: Rewrite = None,
+    rerank: Rerank = None,
+    history: History = None,
     filters: Filters = None,
     collection: CollectionName = None,
+    steps: Annotated[
+        bool, typer.Option("--steps", help="With --json: an object with queries, steps and hits, not the bare list.")
+    ] = False,
     workspace: Workspace = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the passages that answer a question."""
-    run = begin(workspace, as_json, flags={"search": {"mode": mode, "k": k}})
+    flags: dict[str, dict[str, Any]] = {
+        "search": {"mode": mode, "k": k},
+        "assist": {"rewriter": rewrite, "reranker": rerank},
+    }
+    run = begin(workspace, as_json, flags=flags)
     question = _question(question)
-    from app.build import open_collection
+    from retrieval.answering import messages_of
+
+    turns = messages_of(read_history(history) if history else (), run.settings.answer)
+    from app.assistance import Assistance
+    from app.build import found, open_collection
     from retrieval.filters import parse_filter
 
     conditions = [parse_filter(text) for text in filters or ()]
-    with open_collection(run.settings, collection) as opened:
-        result = opened.search(question, filters=conditions, **run.settings.search.per_query())
+    assistance = Assistance(run.settings)
+    with open_collection(run.settings, collection) as opened, _planner(run, assistance) as planner:
+        result = found(
+            run.settings,
+            opened,
+            question,
+            assistance=assistance,
+            planner=planner,
+            filters=conditions,
+            history=turns,
+        )
     if as_json:
-        run.terminal.json([hit_as_json(hit) for hit in result.hits])
+        hits = [hit_as_json(hit) for hit in result.hits]
+        run.terminal.json({**found_as_json(result), "hits": hits} if steps else hits)
         return
     for hit in result.hits:
-        _print_hit(run.terminal, question, hit)
+        _print_hit(run.terminal, result.standalone, hit)
     from app.terminal import count
 
+    _print_steps(run.terminal, result.queries, question, result.steps)
     run.terminal.done(f"{count(len(result.hits), 'passage')} found")
+
+
+@contextmanager
+def _planner(run: Run, assistance: "Assistance") -> "Iterator[Planner]":
+    """The planner, with what it and the reranker need loaded: no time limit is spent on that. An engine is opened where
+    the settings' own word asks for the one that answers."""
+    from contextlib import closing, nullcontext
+
+    word = assistance.finding.rewriter
+    asks = word in ("model", "plan")
+    with run.terminal.progress() as show:
+        show("opening", 0, 0)
+        if asks:
+            from app.build import engine
+
+            llm = engine(run.settings)
+        with closing(llm) if asks else nullcontext():  # type: ignore[type-var]
+            planner = assistance.planner(llm if asks else None, strict=True)
+            assistance.load(planner)
+            yield planner
+
+
+def found_as_json(result: "Found") -> dict[str, Any]:
+    """How a search came to its hits: what was searched for, the question that stands alone, what each step did."""
+    return {
+        "queries": list(result.queries),
+        "standalone": result.standalone,
+        "steps": [step.as_json() for step in result.steps],
+        "timings": dict(result.timings),
+    }
+
+
+def _print_steps(terminal: "Terminal", queries: Sequence[str], question: str, steps: Sequence[Step]) -> None:
+    """What was searched for where it is not the question, and what did less than it was set to."""
+    from app.chat.steps import step_text
+    from app.chat.words import ENGLISH
+
+    if tuple(queries) != (question,):
+        terminal.note(f"searched for: {'  |  '.join(queries)}", style="dim")
+    for step in steps:
+        if step.skipped or step.name in ("expand", "rerank", "cut") or step.did in ("condensed", "planned"):
+            terminal.note(f"{step.name}: {step_text(step, ENGLISH)}", style="dim")
 
 
 def hit_as_json(hit: Hit) -> dict[str, Any]:
@@ -115,16 +199,10 @@ def ask(
     quote: Annotated[
         bool, typer.Option("--quote", help="Answer with the best sentences of the sources, word for word.")
     ] = False,
-    history: Annotated[
-        Path | None,
-        typer.Option(
-            "--history",
-            metavar="FILE",
-            help='Conversation so far: JSON [{"role": "user" | "assistant", "content": "…"}, …].',
-            show_default=False,
-        ),
-    ] = None,
+    history: History = None,
     k: Hits = None,
+    rewrite: Rewrite = None,
+    rerank: Rerank = None,
     filters: Filters = None,
     model: Annotated[
         Path | None,
@@ -141,21 +219,39 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Answer a question from the documents, with citations."""
-    run = begin(workspace, as_json, flags={"search": {"k": k}, "engine": {"model": model}}, profile=profile)
+    flags: dict[str, dict[str, Any]] = {
+        "search": {"k": k},
+        "engine": {"model": model},
+        "assist": {"rewriter": rewrite, "reranker": rerank},
+    }
+    run = begin(workspace, as_json, flags=flags, profile=profile)
     question = _question(question)
     turns = read_history(history) if history else []
+    from app.assistance import Assistance
     from app.build import answer_events, engine, open_collection
     from app.terminal import count
     from retrieval.filters import parse_filter
 
     conditions = [parse_filter(text) for text in filters or ()]
+    assistance = Assistance(run.settings)
     with open_collection(run.settings, collection) as opened:
         with run.terminal.progress() as show:
             show("opening", 0, 0)
             llm = None if quote else engine(run.settings, tell=lambda text: run.terminal.note(text, style="dim"))
+            planner = assistance.planner(llm, strict=rewrite is not None)
+            assistance.load(planner)
         answer = _follow(
             run.terminal,
-            answer_events(run.settings, opened, question, llm=llm, history=turns, filters=conditions),
+            answer_events(
+                run.settings,
+                opened,
+                question,
+                llm=llm,
+                assistance=assistance,
+                planner=planner,
+                history=turns,
+                filters=conditions,
+            ),
         )
     if as_json:
         run.terminal.json(answer_as_json(answer))
@@ -163,6 +259,7 @@ def ask(
     run.terminal.line(answer.text)
     for citation in answer.citations:
         _print_citation(run.terminal, citation)
+    _print_steps(run.terminal, answer.queries, question, answer.steps)
     run.terminal.done(f"{_how(answer)} from {count(len(answer.hits), 'passage')}")
 
 
@@ -214,6 +311,8 @@ def answer_as_json(answer: Answer) -> dict[str, Any]:
             for citation in answer.citations
         ],
         "queries": list(answer.queries),
+        "standalone": answer.standalone,
+        "steps": [step.as_json() for step in answer.steps],
         "passages": [hit_as_json(hit) for hit in answer.hits],
         "model": answer.model,
         "confidence": answer.confidence,

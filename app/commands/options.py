@@ -52,6 +52,30 @@ Hits = Annotated[
     int | None,
     typer.Option("--k", "-k", metavar="N", min=1, max=1000, help="Passages to find.", show_default=False),
 ]
+Rewrite = Annotated[
+    str | None,
+    typer.Option(
+        "--rewrite",
+        metavar="NAME",
+        help="What makes the query: none, previous, model, plan, or an engine.",
+        show_default="of the settings",
+    ),
+]
+Rerank = Annotated[
+    str | None,
+    typer.Option(
+        "--rerank", metavar="NAME", help="What reorders the hits: none, or a reranker.", show_default="of the settings"
+    ),
+]
+History = Annotated[
+    Path | None,
+    typer.Option(
+        "--history",
+        metavar="FILE",
+        help='Conversation so far: JSON [{"role": "user" | "assistant", "content": "…"}, …].',
+        show_default=False,
+    ),
+]
 
 
 @dataclass(frozen=True)

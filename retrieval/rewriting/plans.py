@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from retrieval.errors import FathomError
 from retrieval.limited import Stop
 from retrieval.prompts import Language, Message
 from retrieval.rewriting.condensing import LanguageModelRewriter
@@ -103,6 +104,7 @@ class Condensing:
     way: Way = "condense"
 
     def __init__(self, llm: "LLM") -> None:
+        self.llm = llm
         self.rewriter = LanguageModelRewriter(llm)
 
     def __call__(self, question: str, history: Sequence[Message], about: About, *, stop: Stop | None = None) -> Plan:
@@ -110,6 +112,18 @@ class Condensing:
         if found.fallback:
             return noted(plan_with_previous(question, history), found.fallback)
         return Plan((found.text,), found.text, way="condense")
+
+
+class Unavailable:
+    """In the place of a planner whose engine is not there: raises what kept it away, wherever it would be asked."""
+
+    way: Way = "condense"
+
+    def __init__(self, error: FathomError) -> None:
+        self.error = error
+
+    def __call__(self, question: str, history: Sequence[Message], about: About, *, stop: Stop | None = None) -> Plan:
+        raise self.error
 
 
 def noted(plan: Plan, note: str) -> Plan:

@@ -1,0 +1,107 @@
+"""The words of [assist] → the planner and the reranker that help a search, made at their first use and kept.
+
+A model that is not there does not keep anybody from searching: that it is missing shows as the reason for a skipped
+step. `load` is for commands, which would rather say so at once.
+"""
+
+import threading
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING
+
+from app import build
+from retrieval.errors import FathomError, MissingError
+from retrieval.finding import Reranker
+from retrieval.passages import Hit
+from retrieval.rewriting.naming import planner_named
+from retrieval.rewriting.plans import Planner, Unavailable
+
+if TYPE_CHECKING:
+    from llama_index.core.llms import LLM
+
+    from app.settings import Settings
+
+
+class Assistance:
+    """What helps the searches of one process. Safe from any thread."""
+
+    def __init__(self, settings: "Settings") -> None:
+        self.settings = settings
+        self.finding = settings.assist
+        self._guard = threading.Lock()
+        self._engine = cache(lambda name: build.engine_named(settings, name))
+        self._answering: LLM | None = None
+        self._reranker = None if self.finding.reranker == "none" else LoadedLate(self._load_reranker)
+
+    def planner(self, llm: "LLM | None" = None, *, strict: bool = False) -> Planner:
+        """The planner of the settings; `llm` is the engine that answers, where there is one.
+
+        What keeps it from being made is raised if `strict`, else told as the reason of each skipped step.
+        """
+
+        def engine(name: str | None) -> "LLM":
+            if name is not None:
+                with self._guard:
+                    return self._engine(name)
+            if llm is None:
+                raise MissingError("no language model is ready; name one with [engine], or take another rewriter")
+            return llm
+
+        try:
+            return planner_named(self.finding.rewriter, engine, passage=self.finding.passage)
+        except FathomError as error:
+            if strict:
+                raise
+            return Unavailable(error)
+
+    def reranker(self, llm: "LLM | None" = None) -> Reranker | None:
+        """The reranker of the settings; None where there is to be none. `llm` is the engine that answers, which is the
+        one that judges passages where the settings name no other."""
+        self._answering = self._answering or llm
+        return self._reranker
+
+    def _load_reranker(self) -> Reranker:
+        from app.rerankers import reranker_named
+
+        def engine(name: str | None) -> "LLM":
+            if name is None and self._answering is not None:
+                return self._answering
+            with self._guard:
+                return self._engine(name)
+
+        found = reranker_named(self.settings, self.finding.reranker, engine)
+        assert found is not None, "there is a reranker behind every word but none"
+        return found
+
+    def load(self, planner: Planner) -> None:
+        """Wait until the planner's model and the reranker are ready, so that no time limit is spent on it. Raises what
+        keeps them from it."""
+        llm = getattr(planner, "llm", None)
+        if llm is not None:
+            llm.metadata  # noqa: B018  # an engine on this machine answers when its model is loaded
+        if self._reranker is not None:
+            self._reranker.load()
+
+
+class LoadedLate:
+    """A reranker that is loaded at its first use, by whoever is first."""
+
+    def __init__(self, load: "Callable[[], Reranker]") -> None:
+        self._load = load
+        self._guard = threading.Lock()
+        self._loaded: Reranker | None = None
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether its scores are probabilities; False as long as it is not loaded."""
+        return bool(getattr(self._loaded, "calibrated", False))
+
+    def load(self) -> Reranker:
+        """The reranker itself. Raises what keeps it from being loaded."""
+        with self._guard:
+            if self._loaded is None:
+                self._loaded = self._load()
+            return self._loaded
+
+    def __call__(self, query: str, hits: list[Hit]) -> list[float]:
+        return self.load()(query, hits)
