@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from eval.runs.plans import Plan
     from eval.runs.suites import Suite
     from retrieval.collection import Collection
+    from retrieval.rewriting.plans import Planner
     from retrieval.supporting.checker import SupportChecker
 
 
@@ -88,6 +89,14 @@ def tools(settings: Settings) -> "Tools":
 
         return rewriter_named(name, llm)
 
+    def planner(word: str, answering: "LLM | None") -> "Planner":
+        from retrieval.rewriting.naming import planner_named
+
+        def engine(name: str | None) -> "LLM":
+            return answering if name is None and answering is not None else llm(name)
+
+        return planner_named(word, engine, passage=settings.assist.passage)
+
     @cache
     def checker(word: str, name: str | None = None) -> "SupportChecker":
         from retrieval.supporting.load import load_checker
@@ -111,11 +120,13 @@ def tools(settings: Settings) -> "Tools":
         language_model=language_model,
         reranker=reranker,
         rewriter=rewriter,
+        planner=planner,
         checker=checker,
         collection=collection,
         search=search_settings(settings),
         splitting=settings.splitting,
         answer=settings.answer,
+        assist=settings.assist,
         identity=_identity(settings),
     )
 
@@ -165,6 +176,17 @@ def _identity(settings: Settings) -> Callable[..., Any]:
     def rewriter(word: str | None = None) -> dict[str, Any] | None:
         return None if word in (None, "none", "previous") else engine(word)
 
+    def assist(planner: str | None = None, named: str | None = None) -> dict[str, Any]:
+        names = ("expand", "passage", "rerank_depth", "least_relevance")
+        ours = settings.assist
+        word = planner or ours.rewriter
+        other = word.removeprefix("plan").removeprefix(":") if word not in ("none", "previous", "model") else ""
+        return {name: getattr(ours, name) for name in names} | {
+            "rewriter": word,
+            "rewritten_by": engine(other) if other else None,
+            "reranker": reranker(named or ours.reranker),
+        }
+
     def reranker(name: str | None = None) -> Any:
         from app.rerankers import reranker_identity
 
@@ -194,6 +216,7 @@ def _identity(settings: Settings) -> Callable[..., Any]:
         "splitting": splitting,
         "search": search,
         "answer": lambda: asdict(settings.answer),
+        "assist": assist,
         "engine": engine,
         "rewriter": rewriter,
         "reranker": reranker,

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -24,17 +24,23 @@ from eval.runs.running import run_items
 from eval.search.indexed import described, indexed
 from retrieval.answering import PASSAGES, AnswerSettings, Finished, Searched, Token, answer_stream, says_no_answer
 from retrieval.errors import UsageError
+from retrieval.finding import FindSettings
 from retrieval.passages import Mode
 from retrieval.prompts import PROMPT_VERSION, closed_book_messages
+from retrieval.rewriting.plans import WithPrevious
 from retrieval.supporting.lexical import LEXICAL
 
 if TYPE_CHECKING:
     from llama_index.core.llms import LLM
 
+    from eval.runs.parts import Reranker
     from retrieval.collection import Collection
+    from retrieval.rewriting.plans import Planner
     from retrieval.supporting.checker import SupportChecker
 
 TABLE_RESAMPLES = 1_000
+PATIENCE = 599.0
+"""Seconds for a rewriter or reranker while measuring."""
 _SHORT_CHOICE = 20
 """Characters up to which options stand in the question itself: (yes/no/maybe)."""
 _UNKNOWING = re.compile(
@@ -63,6 +69,10 @@ class AnswersPart:
     search: Mode = "hybrid"
     support: str | None = None
     """What tells whether passages bear answers out: "lexical", "encoder", "llm", a folder; None is as settings say."""
+    planner: str | None = None
+    """What rewrites the question before it is searched for: a word of [assist] rewriter; None is as settings say."""
+    reranker: str | None = None
+    """What orders the passages found: a word of [assist] reranker; None is as settings say."""
     k: int = PASSAGES
     """Passages to find."""
     distractors: int = 4
@@ -95,7 +105,7 @@ class AnswersPart:
         chosen = sampled(found, self.limit, seed=self.sample_seed)
         if self.context != "closed-book":
             self._check_documents(found, chosen)
-        search = ("embedding", "splitting", "search", "answer") if self.context != "closed-book" else ()
+        search = ("embedding", "splitting", "search", "assist", "answer") if self.context != "closed-book" else ()
         checked = self.context != "closed-book" and not self.quote
         how = "quoting" if self.quote else self.engine or "the engine of the settings"
         drawn = f" of {len(found.questions):,}" if len(chosen) < len(found.questions) else ""
@@ -146,7 +156,9 @@ def _run(
             contexts = Contexts(collection, part.context, part.search, part.k, part.distractors, part.sample_seed)
             checker = _checker(part, tools, settings, llm)
             about |= {"checker": dict(checker.described)} if checker is not None else {}
-            do = _WithPassages(contexts, llm, settings, refusals, checker)
+            helped = _Help.of(part, tools, llm)
+            about["assist"] = asdict(helped.finding)
+            do = _WithPassages(contexts, llm, settings, refusals, checker, helped)
         run_items(
             folder,
             chosen,
@@ -159,6 +171,30 @@ def _run(
             describe=lambda question: question.text,
         )
     return about | summary(folder.done(), seed=part.sample_seed)
+
+
+@dataclass(frozen=True)
+class _Help:
+    """What helps the search."""
+
+    planner: "Planner"
+    reranker: "Reranker | None"
+    finding: FindSettings
+
+    @classmethod
+    def of(cls, part: AnswersPart, tools: Tools, llm: "LLM | None") -> "_Help":
+        found = tools.assist or FindSettings()
+        # A figure must not depend on what else the machine does: steps take the time they take, and it is recorded.
+        found = replace(
+            found,
+            rewriter=part.planner or found.rewriter,
+            reranker=part.reranker or found.reranker,
+            rewrite_seconds=PATIENCE,
+            rerank_seconds=PATIENCE,
+        )
+        reranker = None if found.reranker == "none" else tools.reranker(found.reranker)
+        planner = WithPrevious() if found.rewriter == "previous" else tools.planner(found.rewriter, llm)
+        return cls(planner, reranker, found)
 
 
 def _checker(part: AnswersPart, tools: Tools, settings: AnswerSettings, llm: "LLM | None") -> "SupportChecker | None":
@@ -218,10 +254,11 @@ class _WithPassages:
         llm: "LLM | None",
         settings: AnswerSettings,
         refusals: bool,
-        checker: "SupportChecker | None" = None,
+        checker: "SupportChecker | None",
+        helped: _Help,
     ) -> None:
         self.contexts, self.llm, self.settings, self.refusals = contexts, llm, settings, refusals
-        self.checker = checker
+        self.checker, self.helped = checker, helped
         collection = contexts.collection
         self.text = lru_cache(maxsize=64)(lambda uri: collection.document_by_uri(uri).text)
 
@@ -238,6 +275,9 @@ class _WithPassages:
             history=question.history,
             embedder=None if self.contexts.mode == "lexical" else self.contexts.collection.embedder(),
             settings=self.settings,
+            planner=self.helped.planner,
+            reranker=self.helped.reranker,
+            finding=self.helped.finding,
             checker=self.checker,
         )
         given, draft = 0, ""

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from retrieval.answering import AnswerSettings
     from retrieval.collection import Collection, SearchSettings
     from retrieval.embedding.embedder import Embedder
+    from retrieval.finding import FindSettings
     from retrieval.passages import Hit
     from retrieval.prompts import Message
+    from retrieval.rewriting.plans import Planner
     from retrieval.splitting import SplitSettings
     from retrieval.supporting.checker import SupportChecker
 
@@ -79,9 +81,12 @@ class Tools:
     collection: Callable[[str], "Collection"] = _absent
     checker: Callable[[str, str | None], "SupportChecker"] = field(default=lambda *words: _absent("checker"))
     """(word of a support checker, engine behind "llm")."""
+    planner: Callable[[str, "LLM | None"], "Planner"] = field(default=lambda *words: _absent("planner"))
+    """(word of a rewriter, engine that answers)."""
     search: "SearchSettings | None" = None
     splitting: "SplitSettings | None" = None
     answer: "AnswerSettings | None" = None
+    assist: "FindSettings | None" = None
     identity: Callable[..., Any] = field(default=lambda topic, *words: None)
     """(topic, words of the part) → what decides results there, with hashes of the models behind words, ready for JSON.
 

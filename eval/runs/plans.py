@@ -88,6 +88,7 @@ TOPICS: Mapping[str, tuple[str, ...]] = {
     "language_model": ("model", "adapter"),
     "reranker": ("reranker",),
     "rewriter": ("rewriter",),
+    "assist": ("planner", "reranker"),
     "checker": ("engine", "support"),
 }
 """What results may rely on → the fields of a part that name something else than the settings do."""

@@ -57,6 +57,24 @@ def command(
             show_default="of the settings",
         ),
     ] = None,
+    rewriter: Annotated[
+        str | None,
+        typer.Option(
+            "--rewriter",
+            metavar="NAME",
+            help="What rewrites questions before the search: none, previous, model, plan[:ENGINE] or an engine.",
+            show_default="of the settings",
+        ),
+    ] = None,
+    reranker: Annotated[
+        str | None,
+        typer.Option(
+            "--reranker",
+            metavar="NAME",
+            help="What orders the passages: none, packaged, a cross-encoder, llm[:ENGINE].",
+            show_default="of the settings",
+        ),
+    ] = None,
     k: Hits = None,
     distractors: Annotated[
         int | None,
@@ -97,6 +115,8 @@ def command(
         "collection": collection,
         "search": search,
         "support": support,
+        "planner": rewriter,
+        "reranker": reranker,
         "k": k,
         "distractors": distractors,
         "split": split,
