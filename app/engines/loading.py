@@ -212,9 +212,7 @@ def _through_cache(path: Path, cache: Path, threads: int) -> "openvino_genai.Con
         link = new / "model.gguf"
         link.symlink_to(path)
         try:
-            openvino_genai.LLMPipeline(
-                str(link), "CPU", scheduler_config=_scheduler(), INFERENCE_NUM_THREADS=1, enable_save_ov_model=True
-            )
+            openvino_genai.LLMPipeline(str(link), "CPU", scheduler_config=_scheduler(), enable_save_ov_model=True)
         except Exception as error:  # as in _pipeline
             raise _unloadable(path, error) from error
         link.unlink()
