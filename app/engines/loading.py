@@ -79,7 +79,9 @@ def load_model(
         except FathomError as error:
             if wanted:
                 raise
-            _LOG.warning("%s; it runs as OpenVINO rounds it", error)
+            _LOG.warning("%s", error)
+    if not is_exact(header):
+        _LOG.warning("%s runs as OpenVINO rounds it; export the model to openvino for what it says", path.name)
     pipeline = _through_cache(path, cache, threads) if cache else _pipeline(path, threads)
     tokenizer = pipeline.get_tokenizer()
     if header.chat_template and not tokenizer.chat_template:

@@ -139,8 +139,8 @@ class Speaker(ABC):
         # A tokenizer may cut off what is beyond the window: what fills it to the last token may have been cut.
         if longest >= self.context_window or not all(questions):
             raise UsageError(
-                f"a prompt has 1 to {self.context_window - 1:,} tokens for {self.name}, and the longest has {longest:,} "
-                "or more; shorten it"
+                f"a prompt has 1 to {self.context_window - 1:,} tokens for {self.name}, and the longest has "
+                f"{longest:,} or more; shorten it"
             )
         limits = self.manners.limits
         with self._generator.turn(limits):

@@ -180,7 +180,7 @@ def test_without_a_cache_that_can_be_written_it_is_made_for_this_time(
     assert "made in a temporary folder" in caplog.text
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
     rounded = open_embedded(EmbeddedModel(file, cache=tmp_path / "file"), PLAIN)
-    assert "it runs as OpenVINO rounds it" in caplog.text
+    assert "q4_1.gguf runs as OpenVINO rounds it" in caplog.text
     assert rounded.choice_logprobs(["the cat"], ["a", "z"]) != exact.choice_logprobs(["the cat"], ["a", "z"])
 
 
