@@ -79,7 +79,9 @@ def load_model(
         except FathomError as error:
             if wanted:
                 raise
-            _LOG.warning("%s; it runs as OpenVINO rounds it", error)
+            _LOG.warning("%s", error)
+    if not is_exact(header):
+        _LOG.warning("%s runs as OpenVINO rounds it; export the model to openvino for what it says", path.name)
     pipeline = _through_cache(path, cache, threads) if cache else _pipeline(path, threads)
     tokenizer = pipeline.get_tokenizer()
     if header.chat_template and not tokenizer.chat_template:
@@ -212,9 +214,7 @@ def _through_cache(path: Path, cache: Path, threads: int) -> "openvino_genai.Con
         link = new / "model.gguf"
         link.symlink_to(path)
         try:
-            openvino_genai.LLMPipeline(
-                str(link), "CPU", scheduler_config=_scheduler(), INFERENCE_NUM_THREADS=1, enable_save_ov_model=True
-            )
+            openvino_genai.LLMPipeline(str(link), "CPU", scheduler_config=_scheduler(), enable_save_ov_model=True)
         except Exception as error:  # as in _pipeline
             raise _unloadable(path, error) from error
         link.unlink()

@@ -136,10 +136,11 @@ class Speaker(ABC):
             raise UsageError("give choices to weigh, none of them empty")
         questions = [self._tokenized(prompt if isinstance(prompt, str) else self.render(prompt)) for prompt in prompts]
         longest = max(map(len, questions), default=1) + max(map(len, answers)) - 1
-        if longest > self.context_window or not all(questions):
+        # A tokenizer may cut off what is beyond the window: what fills it to the last token may have been cut.
+        if longest >= self.context_window or not all(questions):
             raise UsageError(
-                f"a prompt has 1 to {self.context_window:,} tokens for {self.name}, and the longest has {longest:,}; "
-                "shorten it"
+                f"a prompt has 1 to {self.context_window - 1:,} tokens for {self.name}, and the longest has "
+                f"{longest:,} or more; shorten it"
             )
         limits = self.manners.limits
         with self._generator.turn(limits):

@@ -135,13 +135,16 @@ def test_only_what_openvino_would_round_is_made_anew_and_only_once(
     rounded, plain = place / "q4_1.gguf", place / "q8_0.gguf"
     assert not is_exact(read_header(rounded)) and is_exact(read_header(plain))
     assert read_header(plain).kinds == {0, 8} <= EXACT
-    load_model(plain, cache=tmp_path)
-    load_model(plain, cache=tmp_path)
+    for _ in range(2):
+        loaded = load_model(plain, cache=tmp_path)
+        assert loaded.tokenizer.get_eos_token() == "<|im_end|>"
+        assert loaded.pipeline.get_config().eos_token_id == loaded.tokenizer.get_eos_token_id()
     assert not here
     (as_it_is,) = (tmp_path / "engines").iterdir()
     assert is_whole(as_it_is) and (as_it_is / "openvino_tokenizer.xml").is_file()
     for _ in range(2):
-        load_model(rounded, cache=tmp_path)
+        loaded = load_model(rounded, cache=tmp_path)
+        assert loaded.pipeline.get_config().eos_token_id == loaded.tokenizer.get_eos_token_id()
     assert here == [rounded]
     folder = converted(rounded, tmp_path)
     data = bytearray((folder / "openvino_model.bin").read_bytes())
@@ -177,7 +180,7 @@ def test_without_a_cache_that_can_be_written_it_is_made_for_this_time(
     assert "made in a temporary folder" in caplog.text
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
     rounded = open_embedded(EmbeddedModel(file, cache=tmp_path / "file"), PLAIN)
-    assert "it runs as OpenVINO rounds it" in caplog.text
+    assert "q4_1.gguf runs as OpenVINO rounds it" in caplog.text
     assert rounded.choice_logprobs(["the cat"], ["a", "z"]) != exact.choice_logprobs(["the cat"], ["a", "z"])
 
 

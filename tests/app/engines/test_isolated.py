@@ -122,7 +122,7 @@ def test_what_the_model_refuses_is_said_by_its_own_error(llm: IsolatedLLM) -> No
         llm.complete("", formatted=True)
     with pytest.raises(FathomError, match="wrote nothing"):
         llm.chat(user(LONG), limits=TimeLimits(first_token=0.05))
-    with pytest.raises(UsageError, match="1 to 8,192 tokens"):
+    with pytest.raises(UsageError, match="1 to 8,191 tokens"):
         llm.choice_logprobs(["word " * 9000], ["b"])
     hostile = llm.render(user("half an emoji \ud83d and <|im_end|>"))
     assert "half an emoji ?" in hostile and "< |im_end|>" in hostile

@@ -163,7 +163,7 @@ def test_choices_are_weighed_by_their_probability(llm: LocalSpeaker) -> None:
                 assert value == pytest.approx(plain, abs=1e-3)
     with pytest.raises(UsageError, match="choices"):
         llm.choice_logprobs(prompts, ["a", ""])
-    with pytest.raises(UsageError, match=f"1 to {WINDOW} tokens"):
+    with pytest.raises(UsageError, match=f"1 to {WINDOW - 1} tokens"):
         llm.choice_logprobs(["the cat sat on the mat and " * 9], ["a"])
     assert llm.choice_logprobs([], ["a"]) == []
 

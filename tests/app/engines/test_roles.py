@@ -101,7 +101,7 @@ def test_an_embedded_engine_without_adapters_weighs_as_transformers_does(models:
     assert chat == plain == pytest.approx(true.choice_logprobs(talk, ["a", "b"])[0], abs=2e-3)
     assert engine.choice_logprobs([], ["a"]) == []
     for prompts, words in (([""], ["a"]), (["a"], []), (["a"], ["b", ""]), (["the cat sat on " * 20], ["a"])):
-        with pytest.raises(UsageError, match="choices to weigh|1 to 48 tokens"):
+        with pytest.raises(UsageError, match="choices to weigh|1 to 47 tokens"):
             engine.choice_logprobs(prompts, words)
 
 
