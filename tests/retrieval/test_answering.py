@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,10 +24,11 @@ from retrieval.answering import (
 )
 from retrieval.citing import check_citations, strip_markers
 from retrieval.collection import Collection
-from retrieval.errors import UsageError
+from retrieval.errors import FathomError, UsageError
 from retrieval.filters import Filter
-from retrieval.passages import Document
+from retrieval.passages import Document, Hit, Passage, Scores, Source
 from retrieval.prompts import PROMPT_VERSION, Message
+from retrieval.supporting.checker import Odds
 
 EVERYTHING = AnswerSettings(least_confidence=0.0)
 """Refuses nothing: hashed words are never as near to each other as meanings are."""
@@ -352,3 +354,100 @@ def test_what_only_announces_something_is_no_answer(shelf: Collection) -> None:
     assert listed.model == "scripted" and listed.text.startswith(
         "They come as follows:\n\n- Spring tides come at full moon ["
     )
+
+
+# --- a support checker ------------------------------------------------------------------------------------------------
+
+
+class Doubting:
+    """Bears out nothing but what speaks of the moon; says so of the opposite where a claim speaks of cheese."""
+
+    name = "doubting"
+    described: dict[str, str] = {}  # noqa: RUF012
+
+    def __init__(self, fails: bool = False) -> None:
+        self.fails = fails
+        self.asked: list[tuple[str, str]] = []
+
+    def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[Odds]:
+        self.asked.extend(pairs)
+        if self.fails:
+            raise FathomError("no memory is left")
+        return [Odds(0.9 if "moon" in claim else 0.1, 0.8 if "cheese" in claim else 0.0) for claim, _ in pairs]
+
+
+def given(*texts: str) -> list[Hit]:
+    return [
+        Hit(n, 1.0, Passage(n, n, 0, 0, len(text), None, (), text, 1), Source(n, f"{n}", "", "txt", "", {}), Scores())
+        for n, text in enumerate(texts, 1)
+    ]
+
+
+def test_a_checker_marks_what_words_would_pass() -> None:
+    hits = given("Tides of the sea are caused by the pull of the moon.", "The pull of cheese on mice is well known.")
+    text = "The pull of the moon causes sea tides [1]. The pull of cheese causes tides of the sea [1]."
+    words = check_citations(text, hits)
+    assert words.verdicts == ("yes", "yes") and words.checker == "lexical"
+    checked = check_citations(text, hits, checker=Doubting())
+    assert checked.verdicts == ("yes", "no") and checked.checker == "doubting"
+    assert [c.supported for c in checked.citations] == ["no"]  # one stretch, two sentences: the worse verdict shows
+    assert checked.support == 0.5
+
+
+def test_no_checker_lets_a_number_or_a_negation_through() -> None:
+    hits = given("The moon is 384,400 km away. The moon does not shine by itself at any time.")
+    text = "The moon is 999 km away [1]. The moon does shine by itself at any time [1]."
+    found = check_citations(text, hits, checker=Doubting())
+    assert found.verdicts == ("no", "partly")
+
+
+def test_what_stands_there_word_for_word_is_not_asked_about_and_short_answers_come_with_their_question() -> None:
+    checker = Doubting()
+    hits = given("Knead the dough for ten minutes in a warm kitchen.", "Bread is baked.")
+    found = check_citations("Knead the dough for ten minutes in a warm kitchen. [1]", hits, checker=checker)
+    assert found.verdicts == ("yes",) and all("dough" not in passage for _, passage in checker.asked)
+    check_citations("ten minutes [1]", hits, question="How long must dough be kneaded?", checker=checker)
+    assert checker.asked[-1][0] == "How long must dough be kneaded? ten minutes"
+
+
+def test_a_checker_that_fails_leaves_words_and_says_so() -> None:
+    hits = given("Tides of the sea are caused by the pull of the moon.")
+    found = check_citations("The pull of the moon causes sea tides [1].", hits, checker=Doubting(fails=True))
+    assert found.verdicts == ("yes",) and found.checker == "lexical (doubting failed)"
+
+
+def test_an_answer_says_what_checked_it(shelf: Collection) -> None:
+    class Never(Doubting):
+        name = "never"
+
+        def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[Odds]:
+            return [Odds(0.0) for _ in pairs]
+
+    llm = ScriptedLLM(reply="Spring tides come at the full moon and at the new one.")
+    options: dict[str, Any] = {"collection": shelf, "llm": llm, "k": 2, "settings": EVERYTHING}
+    kept = answer("When do spring tides come?", checker=Doubting(), **options)
+    assert kept.checker == "doubting" and kept.citations[0].supported == "yes"
+    never = answer("When do spring tides come?", checker=Never(), **options)
+    assert never.model.endswith("+quote") and never.draft and not never.checker  # better the passages' own words
+
+
+def test_fewer_and_shorter_passages_are_shown_and_the_rest_is_named(collection: Collection) -> None:
+    filler = "Some words stand here. More words follow. Then others do too. "
+    texts = [f"{filler * 3}Whales of the north eat krill number {n}. {filler * 3}" for n in range(4)]
+    collection.add([Document(f"{n}.txt", text) for n, text in enumerate(texts)])
+    settings = replace(EVERYTHING, most_passages=2, shorten="always", shorten_to=0.4)
+    llm = ScriptedLLM(reply="They eat krill.", window=2000)
+    events = list(answer_stream("What do whales eat?", collection=collection, llm=llm, k=4, settings=settings))
+    found = events[0]
+    shown = str(llm._shown[-1].content)
+    assert found.given == 2 and len(found.texts) == 2 and len(found.hits) == 4
+    assert all("krill" in text and "…" in text and text in shown for text in found.texts)
+    assert set(found.set_aside) == {3, 4} and set(found.set_aside.values()) == {"beyond the most passages"}
+    for citation in events[-1].answer.citations:
+        assert collection.document_by_uri(citation.document).text[citation.start : citation.end] == citation.quote
+
+
+@pytest.mark.parametrize("wrong", [{"most_passages": 0}, {"shown_share": 1.5}, {"shorten_to": 0.0}, {"near_copy": -1}])
+def test_settings_without_sense_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        AnswerSettings(**wrong)

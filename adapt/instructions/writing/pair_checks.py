@@ -22,6 +22,8 @@ from retrieval.passages import Hit
 from retrieval.prompts import Language, language_of, neutral
 from retrieval.quoting import best_quotes
 from retrieval.support import content_tokens, numbers
+from retrieval.supporting.checker import SupportChecker, checked_text
+from retrieval.supporting.claims import in_question
 
 if TYPE_CHECKING:
     from retrieval.collection import Collection
@@ -115,6 +117,8 @@ class PairChecks:
     embedder: "Embedder"
     documents: Mapping[str, CorpusDocument]
     limits: PairLimits = field(default_factory=PairLimits)
+    checker: SupportChecker | None = None
+    """Asked last whether the passage bears out the answer to the question, where there is one."""
     _asked: set[str] = field(default_factory=set)
     _kept: list[Sound] = field(default_factory=list)
     _last: tuple[str, np.ndarray] = field(default_factory=lambda: ("", np.zeros(0, np.float32)))
@@ -150,6 +154,11 @@ class PairChecks:
         sound = Sound(pair.question, hit.passage.text[start:end], document, first, last, rank)
         if twin := self._twin(sound, language):
             return Rejected(NEAR, f"'{pair.question}' after '{twin.question}'")
+        if self.checker is not None:
+            odds = self.checker([(in_question(pair.question, pair.answer), checked_text(hit))])[0]
+            if odds.verdict != "yes":
+                said = f"{odds.supported:.2f} supported, {odds.contradicted:.2f} contradicted"
+                return Rejected(UNSUPPORTED, f"'{pair.question}' '{pair.answer}': {said}, by {self.checker.name}")
         return sound
 
     def _places(self, answer: str, hit: Hit) -> list[tuple[int, int]]:

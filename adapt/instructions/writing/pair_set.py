@@ -21,6 +21,7 @@ from retrieval.passages import Hit
 
 if TYPE_CHECKING:
     from retrieval.embedding.embedder import Embedder
+    from retrieval.supporting.checker import SupportChecker
 
 REPORT = "report.json"
 
@@ -54,9 +55,10 @@ def make_question_set(
     limits: PairLimits,
     embedder: "Embedder",
     indexes: Path,
+    checker: "SupportChecker | None" = None,
     progress: Progress = lambda *_: None,
 ) -> Mapping[str, Any]:
-    """Ask, check and write `folder`; its report, which also lies in it.
+    """Ask, check and write `folder`; its report, which also lies in it. `checker` has the last word on each pair.
 
     The writer keeps what was written, so that nothing is asked twice, however often a run is stopped or its limits are
     changed; the index in which questions must find their passages lies under `indexes`.
@@ -66,7 +68,7 @@ def make_question_set(
     documents = {document.id: document for document in gathered.documents}
     tally = Tally()
     with indexed(dataset, embedder, indexes, progress=progress) as collection:
-        checks = PairChecks(collection, embedder, documents, limits)
+        checks = PairChecks(collection, embedder, documents, limits, checker)
         rows = list(write_pairs(found.passages, writer, checks, writing, tally, progress))
     if not rows:
         raise nothing_kept(tally)
@@ -77,6 +79,7 @@ def make_question_set(
         "prompt": PAIRS_VERSION,
         "writing": asdict(writing),
         "limits": asdict(limits),
+        **({"support": dict(checker.described)} if checker is not None else {}),
         "documents": len(gathered.documents),
         "requests": {"asked": writer.asked, "reused": writer.reused},
         **tally.as_json(),

@@ -50,6 +50,15 @@ def command(
     answer_again: Annotated[
         bool, typer.Option("--answer-again", help="Have each question answered once more; both answers must agree.")
     ] = False,
+    support: Annotated[
+        str | None,
+        typer.Option(
+            "--support",
+            metavar="NAME",
+            help="Ask a support checker too: lexical, encoder or the folder of a trained one.",
+            show_default=False,
+        ),
+    ] = None,
     temperature: Annotated[
         float | None, typer.Option("--temperature", metavar="T", help="Of the model, 0 to 2.")
     ] = None,
@@ -74,6 +83,7 @@ def command(
     from adapt.instructions.writing.pairs import PairWriting, wanted_of
     from app.build import embedder as embedder_of
     from app.build import engine_settings
+    from retrieval.supporting.load import load_checker
 
     run = begin(workspace, as_json)
     writing = PairWriting(
@@ -85,6 +95,7 @@ def command(
     require_new_folder(out, replace=replace)
     engine_settings(run.settings, engine)  # a wrong word is told before anything is read
     load = embedder_of(run.settings)
+    checker = load_checker(support, cache=run.settings.embedding.cache_folder()) if support else None
     with run.terminal.progress() as progress:
         gathered = _gathered(run, documents, collection, text, title, load, progress)
         found = drawn(gathered, writing, load(), progress)
@@ -92,7 +103,7 @@ def command(
             with opened_writer(run, engine, at_once, out, ask_again=ask_again) as writer:
                 report = make_question_set(
                     out, gathered, found, writer, writing=writing, limits=limits, embedder=load(),
-                    indexes=run.settings.cache / "questions", progress=progress,
+                    indexes=run.settings.cache / "questions", checker=checker, progress=progress,
                 )  # fmt: skip
     if dry_run:
         if not as_json:

@@ -1,6 +1,6 @@
 """Pairs that a model wrote → gold spans, or the reason why not; English and Chinese."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from eval.data.datasets import RetrievalDataset
 from eval.search.indexed import indexed
 from retrieval.errors import UsageError
 from retrieval.passages import Hit
+from retrieval.supporting.checker import Odds
 
 FERN = (
     "The royal fern Osmunda grows about two metres high in wet ground near Bremen. It was described by Linnaeus in "
@@ -136,3 +137,22 @@ def test_an_answer_that_stands_in_the_title_alone_is_not_quoted(checks: PairChec
 def test_limits_that_make_no_sense_are_refused() -> None:
     with pytest.raises(UsageError, match="top is 0"):
         PairLimits(top=0)
+
+
+def test_a_support_checker_has_the_last_word(checks: PairChecks) -> None:
+    asked: list[tuple[str, str]] = []
+
+    class Doubting:
+        name = "doubting"
+        described: dict[str, str] = {}  # noqa: RUF012
+
+        def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[Odds]:
+            asked.extend(pairs)
+            return [Odds(0.2, 0.7) if "1753" in claim else Odds(0.9) for claim, _ in pairs]
+
+    checks.checker = Doubting()
+    true = Pair("How high does the royal fern Osmunda grow in wet ground?", "two metres")
+    assert isinstance(checks.look_at(true, passage("fern")), Sound)
+    false = checks.look_at(Pair("In which year was the royal fern described by Linnaeus?", "1753"), passage("fern"))
+    assert isinstance(false, Rejected) and false.reason == reasons.UNSUPPORTED and "by doubting" in false.why
+    assert asked[0] == ("How high does the royal fern Osmunda grow in wet ground? two metres", f"Osmunda\n\n{FERN}")
