@@ -33,6 +33,7 @@ def test_the_recipes_are_there() -> None:
     assert {path.stem for path in STAGED} == {
         "smoke",
         "smoke-sft",
+        "embedded-answerer",
         "embedded-grounded",
         "embedded-medical",
         "embedded-python",
