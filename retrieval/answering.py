@@ -292,8 +292,14 @@ def _written(
     model = writer.llm.metadata.model_name
     text = tidy(text, cut=raw.get("finish_reason") in ("length", "repetition"))
     # An adapter that has learnt to answer in the passages' own words may answer in the question's: "Islam [1]".
-    asked = "" if writer.trained else finish.question
-    checked = check_citations(text, packed.shown, finish.documents.get, question=asked, checker=checker)
+    checked = check_citations(
+        text,
+        packed.shown,
+        finish.documents.get,
+        question=writer.question,
+        echoes=not writer.trained,
+        checker=checker,
+    )
     clock.lap("check")
     if stopped or (checked.citations and checked.support >= finish.settings.least_support):
         marked = flags(checked.text, packed.shown, " ".join([*finish.found.queries, *(m.text for m in writer.earlier)]))

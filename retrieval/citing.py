@@ -76,18 +76,20 @@ def check_citations(
     document: DocumentOf | None = None,
     *,
     question: str = "",
+    echoes: bool = True,
     checker: SupportChecker | None = None,
 ) -> CheckedAnswer:
     """Number i + 1 means `given[i]`. A sentence without a (right) citation gets the passage that supports it best,
     if one does; a cited passage that does not bear the sentence out stays, marked "no". Words that only repeat the
-    `question` bear nothing out. A `checker` that fails leaves the verdicts to shared words, which is logged.
+    `question` bear nothing out, unless `echoes` is False. A `checker` that fails leaves the verdicts to shared words,
+    which is logged.
     """
     plain, marks = strip_markers(text)
     # "Does X use Y?" is answered in its own words; "When …?" is not.
-    asked = frozenset() if not question or _YES_OR_NO.search(question) else content_tokens(question)
+    asked = frozenset() if not question or not echoes or _YES_OR_NO.search(question) else content_tokens(question)
     sentences = _sentences(plain, marks, len(given))
     table = [
-        {n: _evidence(one.text, hit, asked) for n, hit in enumerate(given, 1)} if not one.announces else {}
+        {n: _evidence(one.text, hit, asked, question) for n, hit in enumerate(given, 1)} if not one.announces else {}
         for one in sentences
     ]
     by = LEXICAL
@@ -210,9 +212,10 @@ def _support(sentence: _Sentence, evidence: Mapping[int, Evidence]) -> list[tupl
     return [(n, found) for n, found in named_evidence if found.end > found.start][:MOST_PER_SENTENCE]
 
 
-def _evidence(sentence: str, hit: Hit, asked: frozenset[str]) -> Evidence:
+def _evidence(sentence: str, hit: Hit, asked: frozenset[str], question: str) -> Evidence:
     text = hit.passage.text
-    found = best_evidence(sentence, text, context=" ".join([hit.source.title, *hit.passage.headings]))
+    context = " ".join([hit.source.title, *hit.passage.headings])
+    found = best_evidence(sentence, text, context=context, question=question)
     said = content_tokens(sentence) - asked
     shared = len(said & content_tokens(text[found.start : found.end]))
     # "The answer is in the answer" and a question asked back share words with any passage about the same thing.

@@ -70,11 +70,14 @@ def numbers(text: str) -> frozenset[str]:
     return frozenset(found.replace(",", "").rstrip(".:") for found in _NUMBER.findall(text))
 
 
-def best_evidence(claim: str, passage: str, *, context: str = "", around: str | None = None) -> Evidence:
+def best_evidence(
+    claim: str, passage: str, *, context: str = "", around: str | None = None, question: str = ""
+) -> Evidence:
     """The sentence, or the pair of neighbours, of `passage` that supports `claim` best.
 
     `context` (title and headings) may bring in what the passage leaves unsaid; numbers may come from all of `around`
-    (the passage itself where not given). The verdict is "no" where there is no sentence at all.
+    (the passage itself where not given). Of sentences that all support it, the one with most words of the `question`
+    is taken: "1999" may stand in three. The verdict is "no" where there is no sentence at all.
     """
     claim = MARKER.sub("", claim)
     wanted = content_tokens(claim)
@@ -83,10 +86,12 @@ def best_evidence(claim: str, passage: str, *, context: str = "", around: str | 
     spans = [span for span in sentence_spans(passage) if not HEADING.match(passage[span[0] : span[1]])]
     known = content_tokens(context) if context else frozenset()
     best = Evidence(0, 0, 0.0, "no")
+    asked, near = content_tokens(question) if question else frozenset(), 0
     for start, end in spans:
-        share = _share(wanted, content_tokens(passage[start:end]), known)
-        if share > best.share:
-            best = Evidence(start, end, share, "no")
+        said = content_tokens(passage[start:end])
+        share, shared = _share(wanted, said, known), len(asked & said)
+        if share > best.share or (share == best.share >= YES and shared > near):
+            best, near = Evidence(start, end, share, "no"), shared
     single = best.share
     for (start, _), (_, end) in pairwise(spans):
         share = _share(wanted, content_tokens(passage[start:end]), known)

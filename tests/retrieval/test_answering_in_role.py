@@ -10,7 +10,9 @@ from llama_index.core.llms.custom import CustomLLM
 
 from retrieval.answering import AnswerSettings, answer
 from retrieval.collection import Collection
+from retrieval.passages import Document
 
+EVERYTHING = AnswerSettings(least_confidence=0.0)
 HISTORY = [{"role": "user", "content": "How is bread made?"}, {"role": "assistant", "content": "With yeast [1]."}]
 
 
@@ -61,3 +63,21 @@ def test_it_can_be_switched_off(collection: Collection) -> None:
     settings = AnswerSettings(answerer=False)
     answer("And then?", collection=collection, llm=llm, history=HISTORY, search_mode="lexical", settings=settings)
     assert not llm._adapted._shown and len(llm._shown) == 4
+
+
+def test_an_answer_in_the_questions_words_is_borne_out_where_the_question_is_answered(collection: Collection) -> None:
+    text = "Tidewell was founded in 1999. It has a harbour. The lighthouse of Tidewell was lit in 1999 as well."
+    collection.add([Document(uri="tidewell.md", text=text, content_hash="1")])
+    llm = AdaptedLLM()
+    llm._adapted = SpeakingLLM(reply="1999 [1]")
+    found = answer("When was the lighthouse lit?", collection=collection, llm=llm, settings=EVERYTHING)
+    assert [one.quote for one in found.citations] == ["The lighthouse of Tidewell was lit in 1999 as well."]
+    llm._adapted = SpeakingLLM(reply="lighthouse [1]")
+    found = answer("Was the lighthouse or the tower lit?", collection=collection, llm=llm, settings=EVERYTHING)
+    assert found.text == "lighthouse [1]" and found.citations[0].supported == "yes"
+    kept = answer("What is the lighthouse?", collection=collection, llm=llm, settings=EVERYTHING)
+    assert kept.text == "lighthouse [1]" and not kept.draft
+    echoed = answer(
+        "What is the lighthouse?", collection=collection, llm=SpeakingLLM(reply="lighthouse [1]"), settings=EVERYTHING
+    )
+    assert echoed.draft == "lighthouse [1]", "a model that has not learnt to is taken to repeat the question"
