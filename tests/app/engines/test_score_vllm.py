@@ -60,7 +60,7 @@ def test_vllm_scores_what_transformers_scores(tmp_path: Path, monkeypatch: pytes
     with serving(folder, Flags(context=64), extra=["--gpu-memory-utilization", "0.1"]) as server:
         reranker = load_score_server(server.url)
         found = reranker.rerank("how high the fern", hits_of(*TEXTS))
-        assert found.scores == pytest.approx(expected, abs=0.03)  # it computes in bf16
+        assert found.scores == pytest.approx(expected, abs=0.05)  # it computes in bf16
         assert found.prompt_tokens and found.prompt_tokens > len(TEXTS) * 4
         long = reranker.rerank("how high the fern", hits_of("the fern " * 200))
         assert 0 <= long.scores[0] <= 1, "what is longer than the model reads is cut"
