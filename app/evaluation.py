@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.assistance import Assistance
 from app.build import embedder, engine_settings, open_collection, search_settings
 from app.commands.evaluation.options import Ended
 from app.commands.options import Run
@@ -16,6 +17,7 @@ from app.failures import DONE_WITH_ERRORS
 from app.settings import EngineSettings, Settings
 from app.terminal import count, seconds
 from retrieval.errors import FathomError, UsageError
+from retrieval.finding import FindSettings
 
 if TYPE_CHECKING:
     from llama_index.core.llms import LLM
@@ -92,6 +94,13 @@ def tools(settings: Settings) -> "Tools":
 
         return load_language_model(name, cache=settings.cache / "evaluation")
 
+    assistance = Assistance(settings)
+
+    def helping(llm: "LLM | None") -> Mapping[str, Any]:
+        planner = assistance.planner(llm, strict=True)
+        assistance.load(planner)
+        return {"planner": planner, "reranker": assistance.reranker(), "finding": assistance.finding}
+
     @cache
     def collection(name: str) -> "Collection":
         return open_collection(settings, name, load=load)
@@ -103,6 +112,7 @@ def tools(settings: Settings) -> "Tools":
         language_model=language_model,
         reranker=reranker,
         rewriter=rewriter,
+        helping=helping,
         collection=collection,
         search=search_settings(settings),
         splitting=settings.splitting,
@@ -129,6 +139,10 @@ def _identity(settings: Settings) -> Callable[..., Any]:
 
         return asdict(search_settings(settings)) | settings.search.per_query() | {"tokeniser": TOKENISER_VERSION}
 
+    def answer() -> dict[str, Any]:
+        helped = asdict(settings.assist) if settings.assist != FindSettings() else {}
+        return asdict(settings.answer) | ({"assist": helped} if helped else {})
+
     def engine(*words: str | None) -> dict[str, Any]:
         word = next((word for word in words if word), None)
         ours = engine_settings(settings, word)
@@ -147,7 +161,9 @@ def _identity(settings: Settings) -> Callable[..., Any]:
         return found | ({"adapter": model_hash(ours.adapter.expanduser())} if ours.adapter else {})
 
     def rewriter(word: str | None = None) -> dict[str, Any] | None:
-        return None if word in (None, "none", "previous") else engine(word)
+        from retrieval.rewriting.naming import engine_word
+
+        return None if word in (None, "none", "previous") else engine(engine_word(str(word))) | {"asked_as": word}
 
     def reranker(name: str | None = None) -> str | None:
         from retrieval.embedding.model_files import find_model, weights_hash
@@ -168,7 +184,7 @@ def _identity(settings: Settings) -> Callable[..., Any]:
         "embedding": embedding,
         "splitting": splitting,
         "search": search,
-        "answer": lambda: asdict(settings.answer),
+        "answer": answer,
         "engine": engine,
         "rewriter": rewriter,
         "reranker": reranker,

@@ -139,7 +139,9 @@ def _run(
             collection = _opened(part, tools, found, chosen, progress, stack)
             about |= {"index": described(collection), "settings": asdict(settings)}
             contexts = Contexts(collection, part.context, part.search, part.k, part.distractors, part.sample_seed)
-            do = _WithPassages(contexts, llm, settings, refusals)
+            # Chosen passages are not to be searched for in another way, reordered or left out.
+            helping = tools.helping(llm) if part.context == "retrieved" else {}
+            do = _WithPassages(contexts, llm, settings, refusals, helping)
         run_items(
             folder,
             chosen,
@@ -199,8 +201,16 @@ def asked(question: Question) -> str:
 class _WithPassages:
     """One question → its record, through the pipeline of the chat."""
 
-    def __init__(self, contexts: Contexts, llm: "LLM | None", settings: AnswerSettings, refusals: bool) -> None:
+    def __init__(
+        self,
+        contexts: Contexts,
+        llm: "LLM | None",
+        settings: AnswerSettings,
+        refusals: bool,
+        helping: Mapping[str, Any],
+    ) -> None:
         self.contexts, self.llm, self.settings, self.refusals = contexts, llm, settings, refusals
+        self.helping = helping
         collection = contexts.collection
         self.text = lru_cache(maxsize=64)(lambda uri: collection.document_by_uri(uri).text)
 
@@ -217,6 +227,7 @@ class _WithPassages:
             history=question.history,
             embedder=None if self.contexts.mode == "lexical" else self.contexts.collection.embedder(),
             settings=self.settings,
+            **self.helping,
         )
         given, draft = 0, ""
         for event in events:

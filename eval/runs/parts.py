@@ -75,6 +75,9 @@ class Tools:
     language_model: Callable[[str | None], "LanguageModel"] = _absent
     reranker: Callable[[str | None], Reranker] = _absent
     rewriter: Callable[[str | None], Rewriter] = _absent
+    helping: Callable[["LLM | None"], Mapping[str, Any]] = field(default=lambda llm: {})
+    """What helps a search of the answering pipeline (`planner`, `reranker` and `finding` of `answer_stream`), given the
+    engine that answers."""
     collection: Callable[[str], "Collection"] = _absent
     search: "SearchSettings | None" = None
     splitting: "SplitSettings | None" = None
