@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from app.settings import EngineSettings, Settings, on_registered_model
 from app.workspace import DEFAULT_COLLECTION, collection_name
@@ -109,8 +109,9 @@ def engine_named(settings: Settings, name: str | None) -> "LLM":
     None is the settings' own engine, "embedded" and "local" those engines, "local:MODEL" that one on a model, the name
     of a registered model the embedded engine on its export, else the local one on it, a GGUF file or OpenVINO folder
     the embedded engine on it, a folder with safetensors the local one on it, `http://host:port/v1` a server,
-    `http://host:port/v1#name` a model or adapter on it. The key is shown to the server of the settings only (to any if
-    they name none). Raises UsageError, MissingError, DamagedError.
+    `http://host:port/v1#name` a model or adapter on it. The folder of an adapter is the model that comes with Fathom
+    under it, by the settings' own kind of engine; "local:FOLDER" and "embedded:FOLDER" say which. The key is shown to
+    the server of the settings only (to any if they name none). Raises UsageError, MissingError, DamagedError.
     """
     return engine(replace(settings, engine=engine_settings(settings, name)))
 
@@ -140,6 +141,10 @@ def engine_settings(settings: Settings, name: str | None) -> EngineSettings:
         return replace(ours, name="embedded", url=None, **kept)
     if name == "local":
         return replace(ours, name="local", url=None, **kept)
+    kind, _, place = name.rpartition(":")
+    if kind in ("", "local", "embedded") and is_adapter_folder(place):
+        on: Literal["local", "embedded"] = "local" if (kind or ours.name) == "local" else "embedded"
+        return replace(ours, name=on, url=None, model=None, adapter=Path(place))
     if name.startswith("local:") and len(name) > len("local:"):
         base = Path(name.removeprefix("local:"))
         chosen = replace(ours, name="local", url=None, model=base, adapter=None, adapters=None)
@@ -158,6 +163,11 @@ def engine_settings(settings: Settings, name: str | None) -> EngineSettings:
         f"no engine '{name[:80]}'; write 'embedded', 'local', 'local:MODEL', the name of a registered model, the path "
         "of a .gguf file or of a model's folder, or the address of a server, as in http://127.0.0.1:8000/v1#model"
     )
+
+
+def is_adapter_folder(word: str) -> bool:
+    """Whether a word is the path of a folder in which peft saved an adapter."""
+    return bool(word) and (Path(word).expanduser() / "adapter_config.json").is_file()
 
 
 def collection_names(settings: Settings) -> list[str]:

@@ -183,6 +183,8 @@ class _Help:
 
     @classmethod
     def of(cls, part: AnswersPart, tools: Tools, llm: "LLM | None") -> "_Help":
+        if part.context != "retrieved":  # chosen passages are not to be searched for otherwise, reordered or left out
+            return cls(WithPrevious(), None, FindSettings())
         found = tools.assist or FindSettings()
         # A figure must not depend on what else the machine does: steps take the time they take, and it is recorded.
         found = replace(

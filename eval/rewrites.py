@@ -19,12 +19,18 @@ from eval.data.hashes import hashes_of
 from eval.figures.answer_metrics import exact_match, rouge_tokens, token_f1
 from eval.runs.parts import PartFolder, Prepared, Progress, Record, Rewriter, Tools
 from eval.runs.running import run_items
+from retrieval.answerability import confidence
+from retrieval.answering import PASSAGES
 from retrieval.collection import Collection
 from retrieval.errors import ReadingError, UsageError
+from retrieval.finding import joined
 from retrieval.passages import Mode
 from retrieval.prompts import language_of
 from retrieval.rewriting.condensing import REWRITE_VERSION, LanguageModelRewriter
-from retrieval.rewriting.naming import rewriter_named
+from retrieval.rewriting.naming import PlannedQuestion, rewriter_named
+from retrieval.rewriting.need import no_need
+from retrieval.rewriting.planning import PLAN_VERSION, Planning
+from retrieval.rewriting.plans import About, Way
 
 MEASURES = ("nDCG@10", "RR@10")
 DEPTH = 10
@@ -46,7 +52,8 @@ class RewritesPart:
     file: Path
     """Lines {"id", "history": [{"role", "text"}], "question", "rewrite"}."""
     rewriter: str | None = "previous"
-    """"none", "previous", or the name of an engine."""
+    """"none", "previous", "model", "plan", "plan:ENGINE" or the name of an engine; see
+    `retrieval.rewriting.naming.planner_named`."""
     predictions: Path | None = None
     on: Path | None = None
     split: str | None = None
@@ -56,6 +63,9 @@ class RewritesPart:
     """Whether searches are measured at all."""
     limit: int | None = None
     """As many turns, drawn at random by `seed`; the collection stays whole."""
+    gate: bool = False
+    """Whether a model is spared where serving would spare it (retrieval/rewriting/need.py); else it is asked for every
+    turn with a history."""
     concurrency: int = 1
     seed: int = 0
 
@@ -138,7 +148,8 @@ class RewritesPart:
 
             def do(turn: Turn) -> Record:
                 began = time.perf_counter()
-                text, more = _rewritten(turn, given, rewriter)
+                spared = _spared(turn, rewriter, collection, self.pipeline) if self.gate else None
+                text, more = (turn.question, {"spared": spared}) if spared else _rewritten(turn, given, rewriter)
                 took = (time.perf_counter() - began) * 1e3
                 record: Record = {
                     "id": turn.id,
@@ -154,8 +165,10 @@ class RewritesPart:
                     "rewriter": identity,
                     **more,
                 }
+                if _by_model(rewriter):
+                    record["metrics"]["asked_model"] = float(not spared and more.get("fallback") != "no history")
                 if collection is not None and dataset is not None and turn.id in dataset.queries:
-                    _search(record, collection, self.pipeline, dataset, turn, text)
+                    _search(record, collection, self.pipeline, dataset, turn, more.get("queries") or [text])
                 return record
 
             run_items(
@@ -177,7 +190,9 @@ class RewritesPart:
         found: dict[str, Any] = {"name": self.rewriter or "previous"}
         if isinstance(rewriter, LanguageModelRewriter):
             found |= {"model": rewriter.llm.metadata.model_name, "prompt": REWRITE_VERSION}
-        return found
+        elif isinstance(rewriter, PlannedQuestion) and isinstance(rewriter.planner, Planning):
+            found |= {"model": rewriter.planner.llm.metadata.model_name, "prompt": PLAN_VERSION}
+        return found | ({"gate": True} if self.gate and _by_model(rewriter) else {})
 
 
 def text_metrics(turn: Turn, text: str) -> dict[str, Any]:
@@ -211,20 +226,26 @@ def text_metrics(turn: Turn, text: str) -> dict[str, Any]:
 
 
 def _search(
-    record: Record, collection: Collection, pipeline: Mode, dataset: RetrievalDataset, turn: Turn, text: str
+    record: Record,
+    collection: Collection,
+    pipeline: Mode,
+    dataset: RetrievalDataset,
+    turn: Turn,
+    rewritten: Sequence[str],
 ) -> None:
-    """Adds nDCG@10 and RR@10 of the question as asked, as rewritten, and as a person rewrote it."""
+    """Adds nDCG@10 and RR@10 of the question as asked, as rewritten, and as a person rewrote it; several queries are
+    joined as serving joins them."""
     from eval.figures.metrics import per_query
 
-    queries = {"raw": turn.question, "rewritten": text, "human": turn.rewrite}
+    queries = {"raw": (turn.question,), "rewritten": tuple(rewritten), "human": (turn.rewrite,)}
     began = time.perf_counter()
     rankings: dict[str, list[str]] = {}
-    found: dict[str, list[str]] = {}
-    for name, query in queries.items():
-        if query not in found:
-            hits = collection.search(query, mode=pipeline, k=HITS).hits
-            found[query] = list(dict.fromkeys(hit.source.uri for hit in hits))[:DEPTH]
-        rankings[name] = found[query]
+    found: dict[tuple[str, ...], list[str]] = {}
+    for name, asked in queries.items():
+        if asked not in found:
+            hits = joined([collection.search(query, mode=pipeline, k=HITS) for query in asked], HITS)
+            found[asked] = list(dict.fromkeys(hit.source.uri for hit in hits))[:DEPTH]
+        rankings[name] = found[asked]
     record["timings"]["search"] = round((time.perf_counter() - began) * 1e3 / len(found), 3)
     figures = per_query(rankings, dict.fromkeys(queries, dataset.qrels[turn.id]), MEASURES)
     for measure, values in figures.items():
@@ -292,11 +313,34 @@ def _rewritten(turn: Turn, given: Mapping[str, str] | None, rewriter: Rewriter |
     if given is not None:
         return given[turn.id], {}
     assert rewriter is not None
+    if isinstance(rewriter, PlannedQuestion):
+        plan = rewriter.planner(turn.question, turn.history, About())
+        text = turn.question if plan.note else plan.standalone
+        return text, {"fallback": plan.note, "queries": list(plan.queries), "reply": plan.passage}
     if not isinstance(rewriter, LanguageModelRewriter):
         return rewriter(turn.question, list(turn.history)), {}
     # Not by calling it: an engine that dies would then be measured as a rewriter that leaves everything alone.
     result = rewriter.rewrite(turn.question, turn.history)
     return result.text, {"fallback": result.fallback, "reply": result.raw}
+
+
+def _by_model(rewriter: Rewriter | None) -> bool:
+    return isinstance(rewriter, LanguageModelRewriter | PlannedQuestion)
+
+
+def _spared(turn: Turn, rewriter: Rewriter | None, collection: Collection | None, pipeline: Mode) -> str | None:
+    """Why serving would not ask the model for this turn."""
+    if not _by_model(rewriter):
+        return None
+
+    def sure() -> float:
+        if collection is None:
+            return 0.0
+        hits = collection.search(turn.question, mode=pipeline, k=PASSAGES).hits
+        return confidence(turn.question, hits, collection.meaning_scale)
+
+    way: Way = "plan" if isinstance(rewriter, PlannedQuestion) else "condense"
+    return no_need(way, turn.question, turn.history, About, sure)
 
 
 def _predictions(path: Path, turns: Sequence[Turn]) -> dict[str, str]:

@@ -79,6 +79,7 @@ MEASURES = {
         Measure("rewrite_EM", "share of rewrites equal to the human one"),
         Measure("rewrite_F1", "overlap of rewrite and human rewrite in words, as F"),
         Measure("unchanged", "share of questions that were left as they were"),
+        Measure("asked_model", "share of questions for which a model was asked"),
         Measure("left_alone", "share of questions needing no rewrite that were left as they were"),
         # Language models.
         Measure(

@@ -38,8 +38,15 @@ def planner_named(name: str | None, llm: "Callable[[str | None], LLM]", *, passa
             return Condensing(in_role(engine, REWRITER))
         return Planning(engine, passage=passage)
     if name == "plan" or name.startswith("plan:"):
-        return Planning(llm(name.removeprefix("plan").removeprefix(":") or None), passage=passage)
+        return Planning(llm(engine_word(name)), passage=passage)
     return Condensing(in_role(llm(name), REWRITER))
+
+
+def engine_word(name: str) -> str | None:
+    """The engine that a word for a planner with a model speaks of; None is the one that answers."""
+    if name in ("model", "plan"):
+        return None
+    return name.removeprefix("plan:") or None
 
 
 def rewriter_named(name: str | None, llm: "Callable[[str | None], LLM]") -> Rewriter:

@@ -223,3 +223,34 @@ def test_wrong_settings_are_refused_before_work_begins(file: Path) -> None:
         RewritesPart(file, pipeline="fast")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="limit"):
         RewritesPart(file, limit=0)
+
+
+def test_a_plan_is_measured_by_its_question_and_by_all_its_searches(file: Path, tmp_path: Path) -> None:
+    def say(prompt: str) -> str:
+        if "paint" not in prompt.splitlines()[-2]:
+            return "no plan"
+        return "question: What did the artist paint?\nsearch: mostly chose harbours"
+
+    llm = ScriptedLLM(say=say)
+    records, extras = run(RewritesPart(file, rewriter="plan"), tools(tmp_path, llm), tmp_path / "part")
+    planned = records["c0_q1"]
+    assert planned["rewritten"] == "What did the artist paint?"
+    assert planned["queries"] == ["What did the artist paint?", "mostly chose harbours"]
+    assert planned["metrics"]["nDCG@10_rewritten"] > planned["metrics"]["nDCG@10_raw"]
+    failed = records["c0_q2"]
+    assert failed["fallback"] == "form" and failed["rewritten"] == "Is she alive?"
+    assert extras["rewriter"] == {"name": "plan", "model": "scripted", "prompt": "plan-1"}
+    assert {record["metrics"]["asked_model"] for record in records.values()} == {1.0}
+
+
+def test_the_gate_spares_the_model_and_says_how_often(file: Path, tmp_path: Path) -> None:
+    llm = ScriptedLLM(say=lambda prompt: "What did she like to paint?")
+    part = RewritesPart(file, rewriter="embedded", gate=True)
+    records, extras = run(part, tools(tmp_path, llm), tmp_path / "part")
+    assert {key[-3:]: record["spared"] for key, record in records.items() if "spared" in record} == {
+        "_q0": "no_history"
+    }
+    assert sum(record["metrics"]["asked_model"] for record in records.values()) == 40 == len(llm.asked)
+    assert extras["rewriter"]["gate"] is True
+    plain, _ = run(RewritesPart(file, rewriter="embedded"), tools(tmp_path, llm), tmp_path / "plain")
+    assert sum(record["metrics"]["asked_model"] for record in plain.values()) == 40  # never without a history

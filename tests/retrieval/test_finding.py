@@ -4,15 +4,17 @@ import math
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from fakes import five_documents
 from scripted_llm import ScriptedLLM
 
+from retrieval import finding
 from retrieval.collection import Collection
 from retrieval.errors import FathomError, MissingError, UsageError
-from retrieval.finding import FindSettings, Found, find, joined
+from retrieval.finding import FindSettings, Found, joined
 from retrieval.passages import Document, Hit
 from retrieval.prompts import Message
 from retrieval.rewriting import need
@@ -30,6 +32,14 @@ def shelf(collection: Collection) -> Collection:
         [*five_documents(), Document("qr.txt", "Query Rewriting (QR) changes a question before a search.", title="QR")]
     )
     return collection
+
+
+PATIENT = FindSettings(rewrite_seconds=120.0, rerank_seconds=120.0)
+"""Limits that a busy machine does not reach; the tests of the limits themselves have their own."""
+
+
+def find(question: str, history: Sequence[Message] = (), *, settings: FindSettings = PATIENT, **options: Any) -> Found:
+    return finding.find(question, history, settings=settings, **options)
 
 
 def ids(found: Found) -> list[int]:
@@ -179,7 +189,7 @@ class Slow(ScriptedLLM):
 
 def test_a_slow_engine_costs_its_limit_and_is_stopped(shelf: Collection) -> None:
     llm = Slow(say=lambda prompt: "What causes spring tides?", ended=threading.Event())
-    settings = FindSettings(rewrite_seconds=0.05)
+    settings = replace(PATIENT, rewrite_seconds=0.05)
     found = find(LEANING, HISTORY, collection=shelf, k=3, planner=Condensing(llm), settings=settings)
     assert found.hits == find(LEANING, HISTORY, collection=shelf, k=3).hits
     assert step(found, "rewrite").skipped == "too_slow" and step(found, "rewrite").values == {"limit": 0.05}
@@ -198,7 +208,7 @@ def test_whoever_stops_the_answer_does_not_wait_for_the_rewriter(shelf: Collecti
 
 
 def test_other_forms_are_searched_for_where_the_question_has_one(shelf: Collection) -> None:
-    settings = FindSettings(expand=True)
+    settings = replace(PATIENT, expand=True)
     found = find("What is QR?", collection=shelf, planner=AsAsked(), settings=settings)
     assert found.queries == ("What is QR?", "What is Query Rewriting?")
     assert step(found, "expand").values == {"forms": "QR = Query Rewriting"}
@@ -224,11 +234,11 @@ class Scores:
 def test_hits_come_in_the_rerankers_order_as_deep_as_it_reads(shelf: Collection) -> None:
     usual = find("moon tides", collection=shelf, k=5)
     reranker = Scores(lambda uri: 9.0 if uri == "茶.txt" else -len(uri))
-    found = find("moon tides", collection=shelf, k=2, reranker=reranker, settings=FindSettings(rerank_depth=6))
+    found = find("moon tides", collection=shelf, k=2, reranker=reranker, settings=replace(PATIENT, rerank_depth=6))
     assert reranker.read == [("moon tides", 6)]
     assert found.hits[0].source.uri == "茶.txt" and len(found.hits) == 2
     assert found.hits[0].scores.rerank == 9.0 == found.hits[0].score and [hit.rank for hit in found.hits] == [1, 2]
-    shallow = find("moon tides", collection=shelf, k=5, reranker=reranker, settings=FindSettings(rerank_depth=2))
+    shallow = find("moon tides", collection=shelf, k=5, reranker=reranker, settings=replace(PATIENT, rerank_depth=2))
     assert {hit.passage.id for hit in shallow.hits[:2]} == set(ids(usual)[:2]) and ids(shallow)[2:] == ids(usual)[2:]
     assert step(found, "rerank").values == {"depth": 6} and found.timings["rerank"] >= 0
 
@@ -245,14 +255,27 @@ def test_a_reranker_reads_the_question_that_stands_alone(shelf: Collection) -> N
         (lambda query, hits: [1.0], "bad_scores"),
         (lambda query, hits: [math.nan] * len(hits), "bad_scores"),
         (lambda query, hits: 1 / 0, "failed"),
-        (lambda query, hits: time.sleep(1.0) or [0.0] * len(hits), "too_slow"),
     ],
 )
 def test_a_reranker_that_fails_is_left_out(shelf: Collection, reranker: Any, why: str) -> None:
-    settings = FindSettings(rerank_seconds=0.1, least_relevance=0.99)
+    settings = replace(PATIENT, least_relevance=0.99)
     found = find("moon tides", collection=shelf, k=3, reranker=reranker, settings=settings)
     assert ids(found) == ids(find("moon tides", collection=shelf, k=3))
     assert step(found, "rerank").skipped == why and all(hit.scores.rerank is None for hit in found.hits)
+
+
+def test_a_slow_reranker_costs_its_limit(shelf: Collection) -> None:
+    free = threading.Event()
+
+    def slow(query: str, hits: list[Hit]) -> list[float]:
+        free.wait(60)
+        return [0.0] * len(hits)
+
+    found = find("moon tides", collection=shelf, k=3, reranker=slow, settings=replace(PATIENT, rerank_seconds=0.05))
+    assert ids(found) == ids(find("moon tides", collection=shelf, k=3)) and step(found, "rerank").skipped == "too_slow"
+    again = find("moon tides", collection=shelf, k=3, reranker=slow)
+    assert again.hits and step(again, "rerank").skipped == "busy"
+    free.set()
 
 
 def test_an_engine_that_shows_no_probabilities_cannot_rerank_and_says_so(shelf: Collection) -> None:
@@ -265,7 +288,7 @@ def test_an_engine_that_shows_no_probabilities_cannot_rerank_and_says_so(shelf: 
 
 
 def test_what_is_not_relevant_is_cut_where_scores_are_probabilities_and_never_everything(shelf: Collection) -> None:
-    settings = FindSettings(least_relevance=0.5)
+    settings = replace(PATIENT, least_relevance=0.5)
     two = Scores(lambda uri: 0.9 if uri in ("tides.txt", "bread.txt") else 0.1, calibrated=True)
     found = find("moon tides", collection=shelf, k=5, reranker=two, settings=settings)
     assert {hit.source.uri for hit in found.hits} == {"tides.txt", "bread.txt"}

@@ -24,7 +24,8 @@ def command(
         typer.Option(
             "--rewriter",
             metavar="NAME",
-            help="'none', 'previous' (the question before put in front), or an engine.",
+            help="none, previous (the question before put in front), model, plan, plan:ENGINE, or an engine that "
+            "condenses; an adapter's folder stands for the model that comes with Fathom under it.",
             show_default="previous",
         ),
     ] = None,
@@ -53,6 +54,9 @@ def command(
         Mode | None, typer.Option("--pipeline", help="Search that rewrites are for.", show_default="lexical")
     ] = None,
     retrieval: Annotated[bool, typer.Option(help="Whether to measure searches at all.")] = True,
+    gate: Annotated[
+        bool, typer.Option("--gate", help="Spare the model where serving would, and tell how often it is asked.")
+    ] = False,
     limit: Annotated[
         int | None, typer.Option("--limit", metavar="N", min=1, help="Measure N turns, drawn at random.")
     ] = None,
@@ -84,7 +88,7 @@ def command(
         "concurrency": concurrency,
     }
     given = {name: value for name, value in chosen.items() if value is not None}
-    part = RewritesPart(file=file.absolute(), retrieval=retrieval, seed=seed, **given)
+    part = RewritesPart(file=file.absolute(), retrieval=retrieval, gate=gate, seed=seed, **given)
     name = file.name.removesuffix(".gz").removesuffix(".jsonl")
     outcome = measure(run, "rewrites", name, part, RunOptions(run_name, fresh, dry_run, seed))
     if outcome is None:
