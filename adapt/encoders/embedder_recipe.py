@@ -46,6 +46,9 @@ class EmbedderRecipe(Settings):
     steps: Count = 60
     batch: Annotated[int, Field(ge=2)] = 32
     """Pairs a step; each one's passage is a wrong one for the others."""
+    alike: Count = 4
+    """Pairs of a batch whose queries are nearest neighbours by the stock model: the others' passages are then hard to
+    tell from the right one (topic-aware batches: Hofstätter et al. 2021, arXiv:2104.06967). 1 draws all at random."""
     negatives: Annotated[int, Field(ge=0)] = 0
     """Mined wrong passages of each pair that are read too, drawn anew in every step; the file must have them."""
     max_tokens: Annotated[int, Field(ge=16, le=8192)] = 128

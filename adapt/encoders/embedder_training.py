@@ -25,9 +25,13 @@ if TYPE_CHECKING:
     import torch
 
 Progress = Callable[[str, int, int], None]
-DECIDING = ("lr", "steps", "batch", "negatives", "max_tokens", "temperature", "r", "alpha")
+DECIDING = ("lr", "steps", "batch", "negatives", "max_tokens", "temperature", "r", "alpha", "alike")
 """Settings of a recipe that decide what a training computes."""
 ENCODED_AT_ONCE = 32
+NEIGHBOURS = 32
+"""Of a query, looked at for the rest of its group: some are of its own document, or are in the batch already."""
+REPEATS = 0.95
+"""Cosine of two passages from which on one repeats the other, and is not held against its query."""
 
 
 class TunedModel:
@@ -138,6 +142,9 @@ def train(
     first = 0
     if found is not None:
         first = int(found[1]["step"])
+    progress("looking for queries that are alike", 0, 0)
+    near = neighbours(tuned, pairs) if recipe.alike > 1 else None
+    if found is not None:
         restore_state(tuned.lora, optimizer, found[0])
     began, read = time.monotonic(), 0
     losses: list[float] = []
@@ -149,7 +156,7 @@ def train(
             rate = recipe.lr * _rate(step, recipe.steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            batch = batch_of(pairs, recipe, step)
+            batch = batch_of(pairs, recipe, step, near)
             loss = _loss(tuned, batch, recipe, step)
             if not math.isfinite(loss.item()):
                 raise FathomError(f"the loss is no number at step {step + 1}; take a smaller lr")
@@ -171,19 +178,45 @@ def train(
     return TrainingResult(finished, recipe.steps, sum(tail) / len(tail) if tail else math.nan, passed, read / passed)
 
 
-def batch_of(pairs: Sequence[QueryPair], recipe: EmbedderRecipe, step: int) -> list[QueryPair]:
-    """The pairs of a step: each epoch in an order of its own; of one document, or one query, only the first, and the
-    next ones take the place of the others."""
-    epoch, within = divmod(step * recipe.batch, len(pairs))
+def neighbours(tuned: TunedModel, pairs: Sequence[QueryPair]) -> list[list[int]]:
+    """For each pair the places of those whose queries are nearest to its own by the untrained model, nearest first."""
+    import torch
+
+    vectors = tuned.vectors([pair.query for pair in pairs], tuned.query_prefix)
+    wanted = min(NEIGHBOURS + 1, len(pairs))
+    found: list[list[int]] = []
+    for start in range(0, len(pairs), 1024):
+        places = torch.topk(vectors[start : start + 1024] @ vectors.T, wanted, dim=1).indices.tolist()
+        found += [[place for place in row if place != start + number] for number, row in enumerate(places)]
+    return found
+
+
+def batch_of(
+    pairs: Sequence[QueryPair], recipe: EmbedderRecipe, step: int, near: Sequence[Sequence[int]] | None = None
+) -> list[QueryPair]:
+    """The pairs of a step, of each document and each query one: some drawn, each epoch in an order of its own, and with
+    each of them the `recipe.alike` − 1 that are nearest to it in `near`."""
+    size = recipe.alike if near is not None else 1
+    drawn = math.ceil(recipe.batch / size)
+    epoch, within = divmod(step * drawn, len(pairs))
     order = list(range(len(pairs)))
     random.Random(f"{recipe.seed}-{epoch}").shuffle(order)
     found: dict[str, QueryPair] = {}
     queries: set[str] = set()
+
+    def take(pair: QueryPair) -> bool:
+        if len(found) == recipe.batch or pair.document in found or pair.query in queries:
+            return False
+        found[pair.document] = pair
+        queries.add(pair.query)
+        return True
+
     for place in range(within, within + len(order)):
-        pair = pairs[order[place % len(order)]]
-        if pair.document not in found and pair.query not in queries:
-            found[pair.document] = pair
-            queries.add(pair.query)
+        chosen = order[place % len(order)]
+        if take(pairs[chosen]) and near is not None:
+            group = 1
+            for other in near[chosen]:
+                group += group < size and take(pairs[other])
         if len(found) == recipe.batch:
             break
     return list(found.values())
@@ -203,7 +236,9 @@ def _loss(tuned: TunedModel, batch: Sequence[QueryPair], recipe: EmbedderRecipe,
          for pair in batch]
     )  # fmt: skip
     queries = tuned.encode([pair.query for pair in batch], tuned.query_prefix)
-    return ranking_loss(queries, tuned.encode(passages, tuned.passage_prefix), allowed, recipe.temperature)
+    vectors = tuned.encode(passages, tuned.passage_prefix)
+    repeated = (vectors.detach()[: len(batch)] @ vectors.detach().T) >= REPEATS
+    return ranking_loss(queries, vectors, allowed & ~repeated, recipe.temperature)
 
 
 def _rate(step: int, steps: int) -> float:

@@ -10,8 +10,9 @@ import pytest
 from tiny_embedders import WORDS, save_small_model
 
 from adapt.encoders.embedder import NOTHING_GAINED, general_pairs, run_embedder
+from adapt.encoders.embedder_plan import plan_embedder
 from adapt.encoders.embedder_recipe import EmbedderRecipe, load_embedder_recipe
-from adapt.encoders.embedder_training import TunedModel, batch_of
+from adapt.encoders.embedder_training import TunedModel, batch_of, neighbours
 from adapt.encoders.interpolation import Trial, chosen, reciprocal_ranks
 from adapt.encoders.ranking_loss import ranking_loss
 from adapt.encoders.running import run_embedding
@@ -82,6 +83,18 @@ def test_a_batch_has_each_document_and_query_once_and_every_pair_comes() -> None
     assert len(seen) == 80
     few = many[:3]
     assert len(batch_of(few, settings, 0)) == 3
+
+
+def test_queries_that_are_alike_come_into_one_batch(model: Path, tmp_path: Path) -> None:
+    near = [[place for place in range(number // 4 * 4, number // 4 * 4 + 4) if place != number] for number in range(80)]
+    many = [QueryPair(f"q{n}", f"text {n}", f"d{n}", "title") for n in range(80)]
+    settings = recipe(tmp_path, model, alike=4, batch=8)
+    batch = [int(pair.document[1:]) for pair in batch_of(many, settings, 2, near)]
+    assert len(batch) == 8 and len({number // 4 for number in batch}) == 2, "two whole groups of four"
+    seen = {pair.document for step in range(40) for pair in batch_of(many, settings, step, near)}
+    assert len(seen) == 80
+    found = neighbours(TunedModel(find_model(str(model)), settings), [*pairs(), *pairs()[:1]])
+    assert found[0][0] == 160 and all(number not in row for number, row in enumerate(found))
 
 
 def test_the_share_that_is_kept_loses_nothing_on_general_pairs() -> None:
@@ -210,3 +223,13 @@ def test_a_wrong_recipe_is_told_with_its_key(
 def test_general_pairs_are_docstrings_where_none_are_named(model: Path, tmp_path: Path) -> None:
     found = general_pairs(recipe(tmp_path, model, general=None), 12)
     assert len(found) == 12 and all(pair.query not in pair.positive for pair in found)
+
+
+def test_a_plan_counts_pairs_and_tells_what_stands_in_the_way(model: Path, tmp_path: Path) -> None:
+    settings = recipe(tmp_path, model)
+    found = plan_embedder(settings, progress=lambda *_: None)
+    (source,) = found.sources
+    assert (source.learned, source.held_out, found.steps) == (128, 32, 24)
+    assert found.refusals == () and found.seconds is not None and found.seconds > 0
+    (tmp_path / "pairs.jsonl").unlink()
+    assert "fathom data queries" in plan_embedder(settings, progress=lambda *_: None).refusals[0]
