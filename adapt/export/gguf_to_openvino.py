@@ -51,7 +51,7 @@ def main() -> None:
         told = {"error": MissingError.__name__, "message": f"no room for it ({error})"}
     else:
         return
-    sys.stdout.write(json.dumps(told) + "\n")  # to whoever asked, which is no person
+    os.write(1, json.dumps(told).encode())  # to whoever asked, which is no person
     sys.exit(1)
 
 
