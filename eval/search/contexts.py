@@ -104,16 +104,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--cache", type=Path, default=Path("data/workspace/cache/evaluation"))
     parser.add_argument("--questions", type=int, default=QUESTIONS)
+    parser.add_argument("--about", type=int, help="only questions of the first so many documents")
     chosen = parser.parse_args(arguments)
     embedder = load_embedder(EmbeddingSettings(threads=1))
     for name in chosen.sets:
         found = read_questions(chosen.data / name)
         asked = [q for q in sampled(found, None) if q.answerable and q.answers and q.kind in ("span", "number")]
+        sources = list(dict.fromkeys(question.source for question in asked))[: chosen.about]
+        asked = [question for question in asked if question.source in sources]
         asked = asked[:: max(1, len(asked) // chosen.questions)][: chosen.questions]
         wanted = {uri for question in asked for uri in (*question.documents, question.within)}
         others = [document for document in found.documents if document.id not in wanted]
         documents = [document for document in found.documents if document.id in wanted]
-        documents += others[: max(0, DOCUMENTS - len(documents))]
+        within = all(question.within for question in asked)  # then others are never looked at
+        documents += [] if within else others[: max(0, DOCUMENTS - len(documents))]
         dataset = RetrievalDataset(f"{name}-contexts", found.form, "", tuple(documents), {}, {})
         with indexed(dataset, embedder, chosen.cache) as collection:
             table = measure(asked, collection, embedder)
