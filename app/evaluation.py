@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.build import adapters_of, embedder, engine_settings, open_collection, search_settings
+from app.build import adapters_of, embedder, engine_settings, open_collection, roles_wanted, search_settings
 from app.commands.evaluation.options import Ended
 from app.commands.options import Run
 from app.failures import DONE_WITH_ERRORS
@@ -163,7 +163,7 @@ def _identity(settings: Settings) -> Callable[..., Any]:
         if ours.name == "server":
             by_word = word is not None and "://" in word
             return found | {"url": word if by_word else ours.url, "model": _model_word(ours) if not by_word else None}
-        if roles := adapters_of(ours):
+        if roles := adapters_of(ours, roles_wanted(settings)):
             found["adapters"] = {role: model_hash(folder) for role, folder in roles.items()}
         if ours.name == "local":
             on = language_model(_model_word(ours), ours.adapter)

@@ -94,7 +94,7 @@ class AnswerSettings:
     collection's own threshold, or the general one where it has none (retrieval/answerability.py)."""
     least_support: float = 0.5
     """Share of what the model claims that the passages must bear out; below it, quotations replace its text."""
-    answerer: bool = True
+    answerer: bool = False
     """Whether the engine's adapter for answering writes, where it has one, rather than the model itself."""
     support: str = "lexical"
     """What tells whether they do: "lexical" (shared words), "encoder" (a trained one), "llm" (the engine), a folder."""

@@ -12,7 +12,7 @@ from retrieval.answering import AnswerSettings, answer
 from retrieval.collection import Collection
 from retrieval.passages import Document
 
-EVERYTHING = AnswerSettings(least_confidence=0.0)
+EVERYTHING = AnswerSettings(least_confidence=0.0, answerer=True)
 HISTORY = [{"role": "user", "content": "How is bread made?"}, {"role": "assistant", "content": "With yeast [1]."}]
 
 
@@ -51,16 +51,18 @@ class AdaptedLLM(SpeakingLLM):
 def test_the_adapter_writes_and_is_asked_one_question_that_stands_alone(collection: Collection) -> None:
     collection.add(five_documents())
     llm = AdaptedLLM(reply="Tides.")
-    found = answer("And then?", collection=collection, llm=llm, history=HISTORY, search_mode="lexical")
+    found = answer(
+        "And then?", collection=collection, llm=llm, history=HISTORY, search_mode="lexical", settings=EVERYTHING
+    )
     assert found.text.startswith("Knead the dough well") and not llm._shown
     system, user = llm._adapted._shown
     assert system.role == "system" and "How is bread made? And then?" in str(user.content)
 
 
-def test_it_can_be_switched_off(collection: Collection) -> None:
+def test_the_model_itself_writes_where_nobody_asks_for_the_adapter(collection: Collection) -> None:
     collection.add(five_documents())
     llm = AdaptedLLM(reply="Knead the dough well.")
-    settings = AnswerSettings(answerer=False)
+    settings = AnswerSettings(least_confidence=0.0)
     answer("And then?", collection=collection, llm=llm, history=HISTORY, search_mode="lexical", settings=settings)
     assert not llm._adapted._shown and len(llm._shown) == 4
 
