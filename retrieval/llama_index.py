@@ -40,8 +40,8 @@ from retrieval.filters import COLUMNS, Filter, Operator
 from retrieval.fusion import convex, ranked
 from retrieval.passages import Document, Hit, Mode, Passage, Scalar, Scores, Source, Span
 
-Reranker = Callable[[str, Sequence[str]], Sequence[float]]
-"""(question, passage texts) → one score per text, higher is better."""
+Reranker = Callable[[str, Sequence[Hit]], Sequence[float]]
+"""(question, hits) → one score per hit, higher is better: what `retrieval.reranking.load.load_reranker` gives."""
 
 _NODE, _NODE_TYPE, _REFERENCE = "_node_content", "_node_type", "_ref_doc_id"
 _FORMAT = "node"
@@ -122,7 +122,10 @@ class FathomEmbedding(BaseEmbedding):
 
 
 class FathomReranker(BaseNodePostprocessor):
-    """Reorders nodes by any reranker. A score that is missing or no number is an error, never another node's score."""
+    """Reorders nodes by any reranker. A score that is missing or no number is an error, never another node's score.
+
+    Nodes of `FathomRetriever` bring the scores they were found with, which a calibrated reranker weighs in.
+    """
 
     top_n: int = Field(default=10, description="Nodes kept.")
     _rerank: Reranker = PrivateAttr()
@@ -142,8 +145,8 @@ class FathomReranker(BaseNodePostprocessor):
             raise UsageError("a reranker needs the question; pass query_str or query_bundle")
         if not nodes:
             return []
-        texts = [node.node.get_content(metadata_mode=MetadataMode.NONE) for node in nodes]
-        scores = [float(score) for score in self._rerank(query_bundle.query_str, texts)]
+        hits = [_hit(node, rank) for rank, node in enumerate(nodes, 1)]
+        scores = [float(score) for score in self._rerank(query_bundle.query_str, hits)]
         if len(scores) != len(nodes) or not np.all(np.isfinite(scores)):
             raise UsageError(
                 f"the reranker gave {len(scores)} scores for {len(nodes)} passages"
@@ -360,6 +363,21 @@ def _unit(values: Sequence[float], dimension: int) -> np.ndarray:
     if not np.isfinite(length) or length == 0.0:
         raise UsageError("an embedding is all zeros or holds a number that is none; check the embedding model")
     return vector / length
+
+
+def _hit(node: NodeWithScore, rank: int) -> Hit:
+    """A node as a reranker is given it: title and headings from its metadata, scores where Fathom found it."""
+    metadata = node.node.metadata
+    text = node.node.get_content(metadata_mode=MetadataMode.NONE)
+    title = str(metadata.get("title") or metadata.get("file_name") or "")
+    headings = tuple(name for name in str(metadata.get("headings") or "").split(" › ") if name)
+    known = {name: metadata.get(f"score_{name}") for name in ("dense", "lexical", "fused")}
+    scores = Scores(
+        **{name: float(value) for name, value in known.items() if isinstance(value, int | float) and np.isfinite(value)}
+    )
+    uri = str(metadata.get("document") or node.node.ref_doc_id or node.node.node_id)
+    passage = Passage(rank, 0, 0, 0, len(text), None, headings, text, 0)
+    return Hit(rank, float(node.score or 0.0), passage, Source(0, uri, title, _FORMAT, "", {}), scores)
 
 
 def _node(hit: Hit) -> TextNode:

@@ -153,8 +153,8 @@ def checked_recipe(
     word = values.get("root", "")
     if not isinstance(word, str):
         raise UsageError(f"{path}: root: {str(word)[:60]!r} is not valid; expected a folder")
-    home = root if root is not None else path.parent / os.path.expanduser(word)
-    values |= {"root": Path(os.path.abspath(os.path.expanduser(home)))}
+    begins = root if root is not None else path.parent / os.path.expanduser(word)
+    values |= {"root": Path(os.path.abspath(os.path.expanduser(begins)))}
     values.setdefault("name", path.stem)
     try:
         recipe = kind.model_validate(values, strict=True)

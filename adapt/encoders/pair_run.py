@@ -64,7 +64,8 @@ class PairRun:
         self.models = EmbeddingSettings().cache_folder()
         file = folder / MANIFEST
         self.before: dict[str, Any] = read_json(file) if file.is_file() else {}
-        kept = {key: self.before[key] for key in ("started", "trained", "training") if key in self.before}
+        names = ("started", "trained", "training")
+        kept: dict[str, Any] = {name: self.before[name] for name in names if name in self.before}
         self.facts: dict[str, Any] = {
             "name": name,
             "recipe": recipe.model_dump(mode="json", exclude={"root"}),

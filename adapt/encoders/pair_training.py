@@ -121,7 +121,7 @@ def train(
         first = int(found[1]["step"])
         restore_state(network, optimizer, found[0])
     network.train()
-    began, read, last = time.monotonic(), 0, 0.0
+    began, read = time.monotonic(), 0
     losses: list[float] = []
     with (folder / METRICS).open("a", encoding="utf-8") as metrics:
         for step in range(first, steps):
@@ -134,14 +134,14 @@ def train(
             torch.manual_seed(settings.seed * DROPOUT_SEED + step)
             chosen = _drawn(examples, settings, step)
             loss, number = _loss(network, tokens, chosen, settings)
-            if not math.isfinite(float(loss)):
+            last = loss.item()
+            if not math.isfinite(last):
                 raise FathomError(f"the loss is no number at step {step + 1}; take a smaller lr")
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_([*body, *head], 1.0)
             optimizer.step()
             read += number
-            last = float(loss)
             losses.append(last)
             passed = time.monotonic() - began
             row = {"step": step + 1, "loss": round(last, 5), "lr": settings.lr * share, "seconds": round(passed, 2)}

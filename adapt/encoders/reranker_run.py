@@ -117,13 +117,13 @@ class RerankerRun(PairRun):
         calibration = fit(ours)
         values = {
             "base": ndcg(ours),
-            "logit": ndcg(ours, lambda one: one.logits),
+            "logit": ndcg(ours, [one.logits for one in ours]),
             "calibrated": crossfitted(ours),
         }
         figures = {f"nDCG@10 {name}": bootstrap(list(found)) for name, found in values.items()}
         figures["nDCG@10 gain"] = bootstrap(list(values["calibrated"] - values["base"]))
         by_source = {
-            name: {"base": float(ndcg(of).mean()), "logit": float(ndcg(of, lambda one: one.logits).mean())}
+            name: {"base": float(ndcg(of).mean()), "logit": float(ndcg(of, [one.logits for one in of]).mean())}
             for name, of in scored.items()
         }
         self.note(

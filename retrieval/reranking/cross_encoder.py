@@ -110,11 +110,13 @@ def load_cross_encoder(
     return CrossEncoderReranker(scorer, facts.tokens(), files.name, weights)
 
 
-def network_facts(files: "ModelFiles", limit: int, *, as_declared: bool = False) -> NetworkFacts:
-    """Tokenizer and limit of a judged model folder; `as_declared` the limit is never above what its tokenizer says.
+def network_facts(files: "ModelFiles", limit: int) -> NetworkFacts:
+    """Tokenizer of a judged model folder, for pairs of at most `limit` tokens. Raises DamagedError, UsageError."""
+    tokenizer = _tokenizer(files)
+    return NetworkFacts(limit, tokenizer.pad_token_id or 0, tokenizer.backend_tokenizer.to_str())
 
-    Raises DamagedError, UsageError (no fast tokenizer).
-    """
+
+def _tokenizer(files: "ModelFiles") -> Any:
     from transformers import AutoTokenizer
 
     from retrieval.embedding.torch_backend import quiet
@@ -127,8 +129,7 @@ def network_facts(files: "ModelFiles", limit: int, *, as_declared: bool = False)
         raise DamagedError(f"the reranker '{files.name}' cannot be loaded ({error}); fetch it again") from error
     if not getattr(tokenizer, "is_fast", False):
         raise UsageError(f"the reranker '{files.name}' has no fast tokenizer (tokenizer.json); use another model")
-    most = int(min(limit, tokenizer.model_max_length)) if as_declared else limit
-    return NetworkFacts(most, tokenizer.pad_token_id or 0, tokenizer.backend_tokenizer.to_str())
+    return tokenizer
 
 
 def _network(files: "ModelFiles") -> LoadedNetwork:
@@ -149,7 +150,10 @@ def _network(files: "ModelFiles") -> LoadedNetwork:
     # The files are a stranger's, and transformers and safetensors each raise errors of their own.
     except Exception as error:
         raise DamagedError(f"the reranker '{files.name}' cannot be loaded ({error}); fetch it again") from error
+    tokenizer = _tokenizer(files)
+    # Some tokenizers say that their model is not told the sides, although it has embeddings for them.
     typed = int(getattr(model.config, "type_vocab_size", 0) or 0) > 1
+    typed = typed and "token_type_ids" in tokenizer.model_input_names
 
     class Pairs(torch.nn.Module):
         """Three tensors instead of transformers' keywords, the logits instead of its output."""
@@ -162,7 +166,8 @@ def _network(files: "ModelFiles") -> LoadedNetwork:
             types = {"token_type_ids": sides} if typed else {}
             return self.model(input_ids=ids, attention_mask=mask, **types).logits
 
-    return LoadedNetwork(Pairs().eval(), network_facts(files, max_tokens(model.config), as_declared=True))
+    limit = int(min(max_tokens(model.config), tokenizer.model_max_length))
+    return LoadedNetwork(Pairs().eval(), network_facts(files, limit))
 
 
 def max_tokens(config: Any) -> int:

@@ -3,15 +3,20 @@
 Imports of back ends happen inside: naming a reranker costs nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from retrieval.errors import MissingError
 from retrieval.passages import Hit
 
-Reranker = Callable[[str, Sequence[Hit]], list[float]]
-"""(question, hits) → one score each, higher is better. With an attribute `calibrated` that is true the scores are
-probabilities of relevance, so that one threshold means "relevant"."""
+
+class Reranker(Protocol):
+    """One score for each hit, in their order, higher is better. With an attribute `calibrated` that is true scores are
+    probabilities of relevance, so that one threshold means "relevant"."""
+
+    def __call__(self, query: str, hits: Sequence[Hit]) -> list[float]: ...
+
 
 PACKAGED, NONE = "packaged", "none"
 SHIPPED = Path(__file__).resolve().parents[2] / "data" / "adapters" / "encoder-reranker"

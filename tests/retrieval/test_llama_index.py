@@ -235,10 +235,11 @@ def test_the_embedding_model_keeps_the_embedder_s_vectors_and_its_limit(hashing_
 
 def test_the_reranker_orders_by_its_scores_and_refuses_what_is_none() -> None:
     nodes = [NodeWithScore(node=TextNode(id_=name, text=name * 3), score=0.5) for name in "abc"]
-    by_letter = FathomReranker(lambda question, texts: [{"a": 1, "b": 3, "c": 2}[t[0]] for t in texts], top_n=2)
+    letters = {"a": 1, "b": 3, "c": 2}
+    by_letter = FathomReranker(lambda question, hits: [letters[hit.passage.text[0]] for hit in hits], top_n=2)
     assert [n.node.node_id for n in by_letter.postprocess_nodes(nodes, query_str="?")] == ["b", "c"]
     for wrong in ([1.0, 2.0], [1.0, float("nan"), 2.0]):
         with pytest.raises(UsageError):
-            FathomReranker(lambda question, texts, wrong=wrong: wrong).postprocess_nodes(nodes, query_str="?")
+            FathomReranker(lambda question, hits, wrong=wrong: wrong).postprocess_nodes(nodes, query_str="?")
     with pytest.raises(UsageError, match="needs the question"):
         by_letter.postprocess_nodes(nodes)
