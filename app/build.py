@@ -159,7 +159,7 @@ def engine_settings(settings: Settings, name: str | None) -> EngineSettings:
     kind, _, place = name.rpartition(":")
     if kind in ("", "local", "embedded") and is_adapter_folder(place):
         on: Literal["local", "embedded"] = "local" if (kind or ours.name) == "local" else "embedded"
-        return replace(ours, name=on, url=None, model=None, adapter=Path(place))
+        return replace(ours, name=on, url=None, model=None, adapter=Path(place), adapters=None)
     if name.startswith("local:") and len(name) > len("local:"):
         base = Path(name.removeprefix("local:"))
         chosen = replace(ours, name="local", url=None, model=base, adapter=None, adapters=None)

@@ -43,7 +43,7 @@ def fathom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hashing_embedder: An
     def shortest_name(query: str, hits: list[Hit]) -> list[float]:
         return [-float(len(hit.source.uri)) for hit in hits]
 
-    monkeypatch.setattr(build, "reranker", lambda settings, word: shortest_name)
+    monkeypatch.setattr("app.rerankers.reranker_named", lambda settings, word, llm: shortest_name)
     (tmp_path / "shelf").mkdir()
     for name, text in TEXTS.items():
         (tmp_path / "shelf" / name).write_text(text, encoding="utf-8")
