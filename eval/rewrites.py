@@ -95,7 +95,7 @@ class RewritesPart:
         elif self.retrieval:
             described += "; no search: the conversations carry no answers to look for"
         by_model = self.predictions is None and self.rewriter not in _RULES
-        relies: tuple[str, ...] = ("engine",) if by_model else ()
+        relies: tuple[str, ...] = ("rewriter",) if by_model else ()
         if dataset is not None:
             relies += ("splitting", "search") if self.pipeline == "lexical" else ("embedding", "splitting", "search")
         return Prepared(

@@ -84,7 +84,7 @@ TOPICS: Mapping[str, tuple[str, ...]] = {
     "splitting": (),
     "search": (),
     "answer": (),
-    "engine": ("engine", "rewriter"),
+    "engine": ("engine",),
     "language_model": ("model", "adapter"),
     "reranker": ("reranker",),
     "rewriter": ("rewriter",),
