@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
 from retrieval.answerability import MeaningScale, confidence
@@ -207,6 +208,7 @@ def _plan(
         return told(planner(question, history, About()))
 
     # The first search is the one that counts in any case; what it found says whether more is needed.
+    @cache
     def known() -> About:
         return _about(question, searches, k)
 
