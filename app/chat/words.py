@@ -316,7 +316,7 @@ CHINESE = Words(
         "search.fetch": "读取段落",
     },
     how_steps="检索步骤",
-    step_skipped="{did}：{why}",
+    step_skipped="{did}（原因：{why}）",
     step_did={
         "rewrite.as_asked": "按原问题检索",
         "rewrite.with_previous": "与上一个问题合在一起检索",

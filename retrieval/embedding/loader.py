@@ -10,7 +10,7 @@ from pathlib import Path
 
 from retrieval.embedding.adapter import read_adapter
 from retrieval.embedding.embedder import Embedder
-from retrieval.embedding.load import EmbeddingSettings, load_embedder
+from retrieval.embedding.load import EmbeddingSettings
 
 
 class EmbedderLoader:
@@ -33,6 +33,8 @@ class EmbedderLoader:
         return lambda: self._load(adapter)
 
     def _load(self, adapter: Path | None) -> Embedder:
+        from retrieval.embedding.load import load_embedder
+
         with self._guard:
             key = "" if adapter is None else read_adapter(adapter.expanduser()).sha256
             if key not in self._loaded:

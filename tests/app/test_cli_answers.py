@@ -156,8 +156,8 @@ def test_histories_are_read(tmp_path: Path) -> None:
 
 def test_the_json_of_an_answer_is_the_contract(fathom: Fathom, tmp_path: Path) -> None:
     answer = json.loads(fathom("ask", "After how many hours is the membrane replaced?", "--quote", "--json").stdout)
-    names = "answer refused citations queries passages model confidence threshold flags draft prompt_version timings"
-    assert list(answer) == names.split()
+    names = "answer refused citations queries standalone steps passages model confidence threshold flags draft"
+    assert list(answer) == [*names.split(), "prompt_version", "timings"]
     assert answer["refused"] is False
     assert "4,000 hours" in answer["answer"] and "[1]" in answer["answer"]
     assert answer["citations"]

@@ -287,7 +287,8 @@ def test_what_decides_results_is_told_by_topic(workspace: Path, tmp_path: Path) 
         "repetition_penalty": None,
         "weights": model_hash(model),
     }, "threads change times only"
-    assert identity("engine", None) == identity("engine", "embedded") == identity("rewriter", str(model))
+    assert identity("engine", None) == identity("engine", "embedded")
+    assert identity("rewriter", str(model)) == identity("engine", None) | {"asked_as": str(model)}
     assert identity("engine", str(other))["weights"] == model_hash(other)
     assert identity("engine", "http://127.0.0.1:1/v1#m")["url"] == "http://127.0.0.1:1/v1#m"
     assert identity("rewriter", "previous") == identity("rewriter", None) is identity("reranker", None) is None

@@ -71,7 +71,7 @@ def test_a_calibration_beside_the_model_is_used_and_decides_the_scores(tmp_path:
     assert after["engine"] == str(folder) and after["prompt_version"] == "judge-1"
     made: Any = reranker_named(settings, word, lambda name: ScriptedJudge(weigh=lambda text: 0.5))
     assert made.calibrated and made.calibration == Platt(1.5, -2.0, 100, 0.4)
-    assert reranker_identity(settings, "BAAI/bge-reranker-base", lambda name: name) is None
+    assert reranker_identity(settings, "none", lambda name: name) is None
     assert reranker_identity(settings, "score:http://127.0.0.1:1/v1#m", lambda name: name) == {
         "server": "http://127.0.0.1:1/v1",
         "model": "m",

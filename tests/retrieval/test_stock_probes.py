@@ -19,7 +19,7 @@ from retrieval.collection import Collection
 from retrieval.errors import UsageError
 from retrieval.fusion import reciprocal_rank
 from retrieval.llama_index import FathomEmbedding, FathomReranker, FathomRetriever, FathomVectorStore
-from retrieval.passages import Document
+from retrieval.passages import Document, Hit
 
 
 @pytest.fixture
@@ -171,10 +171,10 @@ def test_a_relevance_that_does_not_parse_never_moves_to_another_passage() -> Non
     replies = {"apple": "Relevance: 2", "boat": "no idea", "clock": "Relevance: 9"}
     nodes = scored_nodes(list(replies))
 
-    def judge(question: str, texts: list[str]) -> list[float]:
+    def judge(question: str, hits: list[Hit]) -> list[float]:
         scores = []
-        for text in texts:
-            number = re.search(r"\d+", replies[text])
+        for hit in hits:
+            number = re.search(r"\d+", replies[hit.passage.text])
             scores.append(float(number[0]) if number else float("nan"))
         return scores
 
