@@ -21,7 +21,7 @@ def test_steps_are_said_in_both_languages() -> None:
     assert step_text(STEPS[0], ENGLISH) == (
         "searched together with the question before — it took longer than 2.0 s · 650 ms"
     )
-    assert step_text(STEPS[0], CHINESE) == "与上一个问题合在一起检索：超过 2.0 秒 · 650 毫秒"
+    assert step_text(STEPS[0], CHINESE) == "与上一个问题合在一起检索（原因：超过 2.0 秒） · 650 毫秒"
     assert step_text(STEPS[1], ENGLISH) == "searches: 2, passages: 8 · 12 ms"
     assert step_text(Step("rewrite", 0.0, "condensed"), CHINESE) == "已改写为独立的问题"
 
