@@ -10,7 +10,8 @@ from retrieval.rewriting.rules import refers
 
 GOOD = 0.6
 """Estimated probability that the documents answer the question (retrieval/answerability.py) from which its first hits
-are good enough."""
+are good enough. Of the handbook's 85 first questions 21 reach it, all with a gold document among the first three hits,
+against 81 in 100 of the others; none of the 15 without an answer does (from .5 on it is 31, 90 in 100 and none)."""
 LONGEST = 1_000
 """Characters of the longest question that is rewritten: a longer one says what it is about."""
 
