@@ -1,9 +1,9 @@
 """Held-out questions with a reranker's logits → the calibration it is shipped with, and what the order gains by it.
 
-Two steps for each way of searching. How logit and score of the search weigh against each other: the share that gives
-the best nDCG@10 itself. (A likelihood over passages gave the logit a seventh of that weight, since it must also explain
-the passages of a right text that do not answer, and nDCG@10 .721 where this gives .735 and the search alone .718.) What
-the sum means: a logistic regression over all passages (Platt 1999), which leaves the order as it is.
+Two steps for each way of searching. How logit and score of the search weigh against each other, by nDCG@10 itself: of
+the shares that are within one standard error of the best the one that leaves the search the most (the "one standard
+error rule", Breiman et al. 1984), since a reranker knows other domains less well than the one it learned.
+What the sum means: a logistic regression over all passages (Platt 1999), which leaves the order as it is.
 """
 
 from collections.abc import Sequence
@@ -109,11 +109,14 @@ def _weights(scored: Sequence[Scored], tables: Sequence[np.ndarray]) -> np.ndarr
     # What counts is how far passages of one question lie apart.
     spread = np.concatenate([table - table.mean(0) for table in tables]).std(0) + 1e-9
     reached = np.array(
-        [ndcg(scored, [list(table / spread @ (share, 1.0 - share)) for table in tables]).mean() for share in SHARES]
+        [ndcg(scored, [list(table / spread @ (share, 1.0 - share)) for table in tables]) for share in SHARES]
     )
     # A mean over neighbours: the single best share of a few hundred questions is best by luck.
-    smooth = np.convolve(np.pad(reached, SMOOTH, mode="edge"), np.ones(2 * SMOOTH + 1), "valid")
-    share = SHARES[int(smooth.argmax())]
+    around = np.pad(reached, ((SMOOTH, SMOOTH), (0, 0)), mode="edge")
+    smooth = np.stack([around[place : place + 2 * SMOOTH + 1].mean(0) for place in range(len(SHARES))])
+    behind = smooth[smooth.mean(1).argmax()] - smooth
+    errors = behind.std(1, ddof=1) / np.sqrt(len(scored))
+    share = SHARES[int(np.flatnonzero(behind.mean(1) <= errors)[0])]
     return np.array([share, 1.0 - share]) / spread
 
 
