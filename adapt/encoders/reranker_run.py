@@ -97,6 +97,7 @@ class RerankerRun(PairRun):
         from retrieval.reranking.pair_folder import read_facts
 
         folder = self.folder / RESULT
+        facts = set_calibration(folder, read_facts(folder), None, card(self.facts, {}))  # an earlier call's, if any
         reranker = load_trained(folder, device="cpu", threads=0, cache=self.models)
         scored: dict[str, list[Scored]] = {}
         total, done = sum(len(found.rankings) for found in mined.values()), 0
@@ -133,7 +134,6 @@ class RerankerRun(PairRun):
             by_source=by_source,
             calibration_error=expected_error(ours, calibration),
         )
-        facts = read_facts(folder)
         set_calibration(folder, facts, calibration.to_json(), card(self.facts, figures))
         failed = tuple(gate for gate in self.recipe.gates if not _passes(gate, values))
         return self.end(GATED if failed else FINISHED, figures, failed)
