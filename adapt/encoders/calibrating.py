@@ -1,9 +1,10 @@
 """Held-out questions with a reranker's logits → the calibration it is shipped with, and what the order gains by it.
 
-Two steps for each way of searching. How logit and score of the search weigh against each other: the share that gives
-the best nDCG@10 itself. (A likelihood over passages gave the logit a seventh of that weight, since it must also explain
-the passages of a right text that do not answer, and nDCG@10 .721 where this gives .735 and the search alone .718.) What
-the sum means: a logistic regression over all passages (Platt 1999), which leaves the order as it is.
+Two steps for each way of searching. How logit and score of the search weigh against each other, by nDCG@10 itself: of
+the shares that are within one standard error of the best the one that leaves the search the most (the "one standard
+error rule", Breiman et al. 1984), since a reranker knows other domains less well than the one it learned.
+What the sum means: a logistic regression over all passages (Platt 1999), which leaves the order as it is. Each question
+is also put to its own hits without those that answer it, so that probabilities hold where nothing does.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ import numpy as np
 from adapt.encoders.mining import Ranking
 from eval.figures.metrics import figures
 from retrieval.errors import UsageError
-from retrieval.reranking.calibration import Calibration, Legs, features
+from retrieval.reranking.calibration import FEATURES, Calibration, Legs, features
 
 SHARES = tuple(number / 20 for number in range(20))
 """Of the logit beside the search's score, each in units of its spread; the search always keeps some."""
@@ -75,9 +76,10 @@ def crossfitted(scored: Sequence[Scored]) -> np.ndarray:
 
 
 def expected_error(scored: Sequence[Scored], calibration: Calibration, bins: int = 10) -> float:
-    """Expected calibration error over equal-width bins: |share of right ones − mean probability|, weighted."""
+    """Expected calibration error over equal-width bins: |share of right ones − mean probability|, weighted; of each
+    question with and without what answers it, as the calibration is fitted."""
     values, right = [], []
-    for one in scored:
+    for one in (*scored, *map(_unanswered, scored)):
         values += _probabilities(one, calibration)
         right += list(one.right)
     given, told = np.array(values), np.array(right)
@@ -95,11 +97,25 @@ def _probabilities(one: Scored, calibration: Calibration) -> list[float]:
 
 
 def _fit(scored: Sequence[Scored], legs: Legs) -> tuple[float, ...]:
-    tables = [features([one.as_hit() for one in each.ranking.candidates], each.logits, legs) for each in scored]
-    weights = _weights(scored, tables)
-    sums = np.concatenate([table @ weights for table in tables])
-    slope, bias = _platt(sums, np.concatenate([one.right for one in scored]))
-    return (*(float(slope * weight) for weight in weights), bias)
+    order = sum(not name.startswith("best ") for name in FEATURES[legs])
+    tables = [_table(one, legs) for one in scored]
+    weights = _weights(scored, [table[:, :order] for table in tables])
+    twins = [twin for twin in map(_unanswered, scored) if twin.ranking.candidates]
+    tables += [_table(one, legs) for one in twins]
+    rows = np.concatenate([np.column_stack([table[:, :order] @ weights, table[:, order:]]) for table in tables])
+    slope, *levels, bias = _platt(rows, np.concatenate([one.right for one in (*scored, *twins)]))
+    return (*(float(slope * weight) for weight in weights), *levels, bias)
+
+
+def _table(one: Scored, legs: Legs) -> np.ndarray:
+    return features([candidate.as_hit() for candidate in one.ranking.candidates], one.logits, legs)
+
+
+def _unanswered(one: Scored) -> Scored:
+    """The same question to a collection without the texts that answer it."""
+    kept = [place for place, right in enumerate(one.right) if not right]
+    candidates = tuple(one.ranking.candidates[place] for place in kept)
+    return Scored(Ranking(one.ranking.question, candidates, {}), tuple(one.logits[place] for place in kept))
 
 
 def _weights(scored: Sequence[Scored], tables: Sequence[np.ndarray]) -> np.ndarray:
@@ -109,25 +125,29 @@ def _weights(scored: Sequence[Scored], tables: Sequence[np.ndarray]) -> np.ndarr
     # What counts is how far passages of one question lie apart.
     spread = np.concatenate([table - table.mean(0) for table in tables]).std(0) + 1e-9
     reached = np.array(
-        [ndcg(scored, [list(table / spread @ (share, 1.0 - share)) for table in tables]).mean() for share in SHARES]
+        [ndcg(scored, [list(table / spread @ (share, 1.0 - share)) for table in tables]) for share in SHARES]
     )
     # A mean over neighbours: the single best share of a few hundred questions is best by luck.
-    smooth = np.convolve(np.pad(reached, SMOOTH, mode="edge"), np.ones(2 * SMOOTH + 1), "valid")
-    share = SHARES[int(smooth.argmax())]
+    around = np.pad(reached, ((SMOOTH, SMOOTH), (0, 0)), mode="edge")
+    smooth = np.stack([around[place : place + 2 * SMOOTH + 1].mean(0) for place in range(len(SHARES))])
+    behind = smooth[smooth.mean(1).argmax()] - smooth
+    errors = behind.std(1, ddof=1) / np.sqrt(len(scored))
+    share = SHARES[int(np.flatnonzero(behind.mean(1) <= errors)[0])]
     return np.array([share, 1.0 - share]) / spread
 
 
-def _platt(sums: np.ndarray, right: np.ndarray) -> tuple[float, float]:
-    """Slope, never negative, and bias of the logistic regression of `right` on `sums`."""
+def _platt(rows: np.ndarray, right: np.ndarray) -> tuple[float, ...]:
+    """Slopes, never negative, and bias of the logistic regression of `right` on the columns of `rows`."""
     from scipy.optimize import minimize
 
-    def loss(line: np.ndarray) -> tuple[float, np.ndarray]:
-        values = line[0] * sums + line[1]
-        chances = 1.0 / (1.0 + np.exp(-np.clip(values, -500, 500)))
-        wrong = chances - right
-        total = float(np.mean(np.logaddexp(0.0, values) - right * values)) + 1e-6 * float(line @ line)
-        return total, np.array([np.mean(wrong * sums), np.mean(wrong)]) + 2e-6 * line
+    columns = rows.shape[1]
 
-    bounds = [(1e-6, None), (None, None)]
-    slope, bias = minimize(loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=bounds).x
-    return float(slope), float(bias)
+    def loss(line: np.ndarray) -> tuple[float, np.ndarray]:
+        values = rows @ line[:columns] + line[columns]
+        chances = 1.0 / (1.0 + np.exp(-np.clip(values, -500, 500)))
+        wrong = (chances - right) / len(right)
+        total = float(np.mean(np.logaddexp(0.0, values) - right * values)) + 1e-6 * float(line @ line)
+        return total, np.append(rows.T @ wrong, wrong.sum()) + 2e-6 * line
+
+    start, bounds = np.append(np.ones(columns), 0.0), [(1e-6, None)] + [(0.0, None)] * (columns - 1) + [(None, None)]
+    return tuple(map(float, minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x))

@@ -51,8 +51,8 @@ def write_result(
     (folder / "hashes.json").unlink()
 
 
-def set_calibration(folder: Path, facts: PairFacts, calibration: Mapping[str, Any], card: str) -> PairFacts:
-    """Write the calibration into a result, and its card anew. Raises OSError."""
+def set_calibration(folder: Path, facts: PairFacts, calibration: Mapping[str, Any] | None, card: str) -> PairFacts:
+    """Write the calibration into a result (None takes it out), and its card anew. Raises OSError."""
     found = replace(facts, calibration=calibration)
     write_json(folder / FACTS, found.to_json())
     (folder / CARD).write_text(card, "utf-8")

@@ -23,7 +23,7 @@ from eval.runs.run_folder import read_json, write_json
 from retrieval.errors import UsageError
 from retrieval.reranking.pair_folder import RERANKER
 
-MINED = "mined"
+MINED, SCORES = "mined", "scores"
 DEPTH = 20
 """Hits of a held-out question that are reranked, as in use."""
 MINING_VERSION = 1
@@ -97,17 +97,21 @@ class RerankerRun(PairRun):
         from retrieval.reranking.pair_folder import read_facts
 
         folder = self.folder / RESULT
+        facts = set_calibration(folder, read_facts(folder), None, card(self.facts, {}))  # an earlier call's, if any
         reranker = load_trained(folder, device="cpu", threads=0, cache=self.models)
         scored: dict[str, list[Scored]] = {}
         total, done = sum(len(found.rankings) for found in mined.values()), 0
         for name, found in mined.items():
-            for ranking in found.rankings:
-                logits = reranker.logits(ranking.question, [one.text for one in ranking.candidates])
-                scored.setdefault(name, []).append(Scored(ranking, tuple(logits)))
+            kept = self._kept_logits(name, found, reranker.described["weights"])
+            for number, ranking in enumerate(found.rankings):
+                if number == len(kept):
+                    kept.append(reranker.logits(ranking.question, [one.text for one in ranking.candidates]))
+                scored.setdefault(name, []).append(Scored(ranking, tuple(kept[number])))
                 done += 1
                 self.progress("scoring held-out questions", done, total)
                 if self.stop.is_set():
                     return self.end(STOPPED)
+            self._keep_logits(name, found, reranker.described["weights"], kept)
         ours = [
             one
             for name, source in self.recipe.data.items()
@@ -130,10 +134,24 @@ class RerankerRun(PairRun):
             by_source=by_source,
             calibration_error=expected_error(ours, calibration),
         )
-        facts = read_facts(folder)
         set_calibration(folder, facts, calibration.to_json(), card(self.facts, figures))
         failed = tuple(gate for gate in self.recipe.gates if not _passes(gate, values))
         return self.end(GATED if failed else FINISHED, figures, failed)
+
+    def _kept_logits(self, name: str, found: Mined, weights: Any) -> list[list[float]]:
+        """Of an earlier call with the same weights and questions; none otherwise."""
+        file = self.folder / SCORES / f"{name}.json"
+        kept = read_json(file) if file.is_file() else {}
+        return list(kept["logits"]) if kept.get("key") == _key(found, weights) else []
+
+    def _keep_logits(self, name: str, found: Mined, weights: Any, logits: list[list[float]]) -> None:
+        (self.folder / SCORES).mkdir(exist_ok=True)
+        write_json(self.folder / SCORES / f"{name}.json", {"key": _key(found, weights), "logits": logits})
+
+
+def _key(found: Mined, weights: Any) -> str:
+    said = [weights, [asdict(ranking) for ranking in found.rankings]]
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _passes(gate: str, values: Mapping[str, np.ndarray]) -> bool:

@@ -17,16 +17,18 @@ from retrieval.passages import Hit
 
 Legs = Literal["hybrid", "dense", "lexical", "none"]
 FEATURES: Mapping[Legs, tuple[str, ...]] = {
-    "hybrid": ("logit", "fused"),
-    "dense": ("logit", "dense"),
-    "lexical": ("logit", "lexical"),
+    "hybrid": ("logit", "fused", "best logit", "best dense"),
+    "dense": ("logit", "dense", "best logit"),
+    "lexical": ("logit", "lexical", "best logit"),
     "none": ("logit",),
 }
 """dense: cosine. lexical: BM25, fused: the search's own, each over the best of the same hits, so that another way of
 fusing (several queries by their ranks) has the same scale. Missing ones are 0.
 
-Where there is a fused score the legs' own have no say: it weighed them for each question, and with four weights fitted
-to 109 questions nDCG@10 of others fell by .01 below the search's own."""
+"best …" is the highest of the same hits, one number for a question: it leaves their order alone and tells whether any
+of them answers, which a score relative to the best cannot. Where there is a fused score the legs' own have no say in
+the order: it weighed them for each question, and with four weights fitted to 109 questions nDCG@10 of others fell by
+.01 below the search's own."""
 LARGEST_WEIGHT = 1e4
 
 
@@ -46,6 +48,8 @@ def features(hits: Sequence[Hit], logits: Sequence[float], legs: Legs) -> np.nda
         "dense": [hit.scores.dense or 0.0 for hit in hits],
         "lexical": _over_best([hit.scores.lexical or 0.0 for hit in hits]),
         "fused": _over_best([hit.scores.fused or 0.0 for hit in hits]),
+        "best logit": [max(logits, default=0.0)] * len(hits),
+        "best dense": [max((hit.scores.dense or 0.0 for hit in hits), default=0.0)] * len(hits),
     }
     return np.stack([np.array(columns[name], dtype=np.float64) for name in FEATURES[legs]], axis=1)
 

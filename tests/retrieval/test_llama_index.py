@@ -1,6 +1,7 @@
 """LlamaIndex's own index, engines and pipeline over Fathom's parts."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -27,6 +28,8 @@ from retrieval.collection import Collection
 from retrieval.errors import UsageError
 from retrieval.filters import Filter
 from retrieval.llama_index import FathomEmbedding, FathomReranker, FathomRetriever, FathomVectorStore
+from retrieval.passages import Hit
+from retrieval.reranking.load import load_reranker
 
 
 @pytest.fixture
@@ -243,3 +246,34 @@ def test_the_reranker_orders_by_its_scores_and_refuses_what_is_none() -> None:
             FathomReranker(lambda question, hits, wrong=wrong: wrong).postprocess_nodes(nodes, query_str="?")
     with pytest.raises(UsageError, match="needs the question"):
         by_letter.postprocess_nodes(nodes)
+
+
+def test_a_reranker_is_given_title_headings_and_the_scores_of_the_search(collection: Collection) -> None:
+    collection.add(five_documents())
+    given = []
+
+    def watch(question: str, hits: Sequence[Hit]) -> list[float]:
+        given.extend(hits)
+        return [float(len(hits) - place) for place in range(len(hits))]
+
+    nodes = FathomRetriever(collection, k=3).retrieve("what causes tides")
+    found = FathomReranker(watch, top_n=2).postprocess_nodes(nodes, query_str="what causes tides")
+    assert [node.node.node_id for node in found] == [node.node.node_id for node in nodes[:2]]
+    own = collection.search("what causes tides", k=3).hits
+    assert [(hit.source.title, hit.passage.text, hit.scores) for hit in given] == [
+        (hit.source.title, hit.passage.text, hit.scores) for hit in own
+    ]
+    foreign = NodeWithScore(node=TextNode(text="x", metadata={"score_dense": "high", "file_name": "a.txt"}), score=1.0)
+    FathomReranker(watch).postprocess_nodes([foreign], query_str="?")
+    assert (given[-1].source.title, given[-1].scores.dense) == ("a.txt", None)
+
+
+@pytest.mark.slow
+def test_the_packaged_reranker_is_a_postprocessor(collection: Collection) -> None:
+    collection.add(five_documents())
+    nodes = FathomRetriever(collection, k=5).retrieve("What does bread need besides flour?")
+    reranker = load_reranker("packaged", device="cpu")
+    assert reranker is not None
+    found = FathomReranker(reranker, top_n=2).postprocess_nodes(nodes, query_str="What does bread need besides flour?")
+    assert found[0].node.metadata["document"] == "bread.txt"
+    assert all(0.0 <= (node.score or 0.0) <= 1.0 for node in found)

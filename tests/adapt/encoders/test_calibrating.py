@@ -52,6 +52,20 @@ def test_probabilities_are_what_happens() -> None:
     assert set(calibration.weights) == set(FEATURES)
 
 
+def test_a_question_that_nothing_answers_gets_low_probabilities() -> None:
+    scored = made(400, of_logit=4.0, of_search=1.0)
+    calibration = fit(scored)
+    best, left = [], []
+    for one in made(100, of_logit=4.0, of_search=1.0, seed=2):
+        hits = [candidate.as_hit() for candidate in one.ranking.candidates]
+        right = int(one.right.argmax())
+        found = calibration(hits, one.logits)
+        rest = calibration(hits[:right] + hits[right + 1 :], one.logits[:right] + one.logits[right + 1 :])
+        best.append(max(found))
+        left.append(max(rest))
+    assert np.median(best) > 0.7 and np.median(left) < 0.3
+
+
 def test_a_document_stands_where_its_best_passage_does() -> None:
     candidates = tuple(Candidate(name, "", None, None, None) for name in ("a", "b", "b"))
     scored = [Scored(Ranking("?", candidates, {"b": 1}), (0.0, -1.0, 5.0))]

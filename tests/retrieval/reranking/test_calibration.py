@@ -11,9 +11,9 @@ from retrieval.passages import Scores
 from retrieval.reranking.calibration import Calibration, features, legs_of
 
 WEIGHTS: dict[str, Any] = {
-    "hybrid": {"logit": 1.0, "fused": 8.0, "bias": -3.0},
-    "dense": {"logit": 1.0, "dense": 2.0, "bias": 0.0},
-    "lexical": {"logit": 1.0, "lexical": 2.0, "bias": 0.0},
+    "hybrid": {"logit": 1.0, "fused": 8.0, "best logit": 0.5, "best dense": 2.0, "bias": -3.0},
+    "dense": {"logit": 1.0, "dense": 2.0, "best logit": 0.0, "bias": 0.0},
+    "lexical": {"logit": 1.0, "lexical": 2.0, "best logit": 0.0, "bias": 0.0},
     "none": {"logit": 1.0, "bias": 0.0},
 }
 
@@ -25,8 +25,8 @@ def sigmoid(value: float) -> float:
 def test_each_way_of_searching_has_weights_of_its_own_and_a_missing_score_counts_nothing() -> None:
     calibration = Calibration.from_json(WEIGHTS, "tiny")
     both = [hit("a", scores=Scores(0.5, 6.0, 0.8)), hit("b", scores=Scores(0.25, None, 0.2))]
-    # logit + 8 · fused / best fused − 3
-    assert calibration(both, [1.0, 0.0]) == pytest.approx([sigmoid(1 + 8 - 3), sigmoid(2 - 3)])
+    # logit + 8 · fused / best fused + best logit / 2 + 2 · best cosine − 3
+    assert calibration(both, [1.0, 0.0]) == pytest.approx([sigmoid(1 + 8 + 0.5 + 1 - 3), sigmoid(2 + 0.5 + 1 - 3)])
     assert calibration([hit("a", scores=Scores(dense=0.5))], [1.0]) == pytest.approx([sigmoid(2.0)])
     by_words = [hit("a", scores=Scores(lexical=3.0)), hit("b", scores=Scores(lexical=1.5))]
     assert calibration(by_words, [1.0, 1.0]) == pytest.approx([sigmoid(1 + 2.0), sigmoid(1 + 1.0)])
@@ -43,7 +43,7 @@ def test_it_survives_its_own_file_and_any_logit() -> None:
 def test_the_legs_are_told_by_what_any_hit_has() -> None:
     assert legs_of([hit("a", scores=Scores(0.1)), hit("b", scores=Scores(None, 1.0))]) == "hybrid"
     assert legs_of([hit("a")]) == "none"
-    assert features([hit("a", scores=Scores(None, 0.0))], [1.0], "lexical").tolist() == [[1.0, 0.0]]
+    assert features([hit("a", scores=Scores(None, 0.0))], [1.0], "lexical").tolist() == [[1.0, 0.0, 1.0]]
 
 
 @pytest.mark.parametrize(

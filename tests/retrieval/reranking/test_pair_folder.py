@@ -16,9 +16,9 @@ from retrieval.reranking.pair_folder import RERANKER, PairFacts, judge_pair_fold
 from retrieval.reranking.pairs import padded
 
 CALIBRATION = {
-    "hybrid": {"logit": 1.0, "fused": 0.0, "bias": 0.0},
-    "dense": {"logit": 1.0, "dense": 0.0, "bias": 0.0},
-    "lexical": {"logit": 1.0, "lexical": 0.0, "bias": 0.0},
+    "hybrid": {"logit": 1.0, "fused": 0.0, "best logit": 0.0, "best dense": 0.0, "bias": 0.0},
+    "dense": {"logit": 1.0, "dense": 0.0, "best logit": 0.0, "bias": 0.0},
+    "lexical": {"logit": 1.0, "lexical": 0.0, "best logit": 0.0, "bias": 0.0},
     "none": {"logit": 1.0, "bias": 0.0},
 }
 
