@@ -115,7 +115,8 @@ def test_a_title_of_several_documents_asks_for_none_of_them(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("kind", ["half", "cloze"])
 def test_the_title_that_opens_a_passage_is_no_sentence_of_it(kind: str, tmp_path: Path) -> None:
-    text = "They follow the full moon. The lower quay is flooded. The gate is closed at noon. Boats wait far outside the mole."
+    text = "They follow the full moon. The lower quay is flooded. The gate closes at noon. "
+    text += "Boats without a pilot wait far outside the mole."
     (tmp_path / "rows.jsonl").write_text(json.dumps({"id": "a", "title": "Spring tides", "text": text}), "utf-8")
     splitting = SplitSettings(passage_tokens=90, overlap_tokens=8)
     found = of_files([str(tmp_path / "rows.jsonl")], HashingEmbedder(), splitting, lambda *_: None).papers
