@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapt.encoders.embedder_card import card
 from adapt.encoders.embedder_recipe import EmbedderRecipe, PairsOf
-from adapt.encoders.interpolation import Trial, chosen, trials
+from adapt.encoders.interpolation import Trial, alike, chosen, trials
 from adapt.encoders.pair_recipe import PACKAGED
 from adapt.encoders.pair_run import FINISHED, GATED, MANIFEST, RESULT, RUNNING, STOPPED, EncoderResult
 from adapt.queries.pair_file import QueryPair, read_pairs, split_by_document
@@ -34,7 +34,7 @@ LEAST_PAIRS = 64
 """To train on: two steps of the usual size."""
 LEAST_HELD_OUT = 20
 """Fewer than this say nothing."""
-NOTHING_GAINED = "held-out pairs are found no better"
+NOTHING_GAINED = "held-out pairs are not surely found better"
 
 
 def run_embedder(
@@ -134,7 +134,8 @@ class _Run:
         self.note(training=asdict(result))
         if not result.finished or self.stop.is_set():
             return self._end(STOPPED)
-        found = trials(tuned, held, general, recipe.shares, self.progress)
+        others = alike(tuned, held, learned, recipe.distractors)
+        found = trials(tuned, held, general, recipe.shares, self.progress, others=others)
         best = chosen(found, recipe.general_loss)
         gain = paired_test(_named(found[0].own), _named(best.own), seed=recipe.seed)
         difference = gain.difference

@@ -33,7 +33,8 @@ def plan_embedder(recipe: EmbedderRecipe, *, progress: Progress) -> PairPlan:
         refusals.append(str(error))
     each = QUERY_TOKENS + recipe.max_tokens * (1 + recipe.negatives)
     tokens = recipe.steps * recipe.batch * each
-    measured = 2 * sum(one.held_out for one in sources) * (1 + len(recipe.shares)) * each
+    held_out = (2 + recipe.distractors) * sum(one.held_out for one in sources)
+    measured = held_out * (1 + len(recipe.shares)) * (QUERY_TOKENS + recipe.max_tokens)
     seconds, basis = None, ""
     if not refusals:
         progress("measuring the speed", 0, 0)

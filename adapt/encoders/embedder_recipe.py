@@ -58,7 +58,9 @@ class EmbedderRecipe(Settings):
     held_out: Annotated[float, Field(gt=0.0, le=0.5)] = 0.1
     """Share of the pairs, by document, that is measured on and never trained on."""
     most_held_out: Count = 200
-    shares: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = (0.25, 0.5, 0.75, 1.0)
+    distractors: Annotated[int, Field(ge=0)] = 4
+    """Passages to train on that each held-out query must tell from its own: those asked for by its nearest queries."""
+    shares: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = (0.4, 0.7, 1.0)
     """Of the way from the stock model to the tuned one, of which held-out pairs choose the best (WiSE-FT: Wortsman et
     al. 2022, arXiv:2109.01903)."""
     general_loss: Share = 0.01

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adapt.queries.pair_file import QueryPair
+from eval.figures.statistics import bootstrap
 
 if TYPE_CHECKING:
     from adapt.encoders.embedder_training import Progress, TunedModel
@@ -26,23 +27,25 @@ class Trial:
     general: np.ndarray
 
 
-def reciprocal_ranks(tuned: "TunedModel", pairs: Sequence[QueryPair]) -> np.ndarray:
-    """(pairs,) float64: 1 / rank of each query's passage in the pool of all passages of the pairs and their negatives.
+def reciprocal_ranks(tuned: "TunedModel", pairs: Sequence[QueryPair], others: Sequence[QueryPair] = ()) -> np.ndarray:
+    """(pairs,) float64: 1 / rank of each query's passage in the pool of all passages of the pairs, their negatives, and
+    the passages of `others`.
 
     Other passages of its document do not count against it; equals do, half.
     """
-    texts = list(dict.fromkeys(text for pair in pairs for text in (pair.positive, *pair.negatives)))
+    texts = [text for pair in pairs for text in (pair.positive, *pair.negatives)]
+    texts = list(dict.fromkeys([*texts, *(pair.positive for pair in others)]))
     place = {text: number for number, text in enumerate(texts)}
-    documents = {pair.positive: pair.document for pair in pairs}
+    documents = {pair.positive: pair.document for pair in (*others, *pairs)}
     passages = tuned.vectors(texts, tuned.passage_prefix).numpy()
     queries = tuned.vectors([pair.query for pair in pairs], tuned.query_prefix).numpy()
     scores = queries @ passages.T
     ranks = np.empty(len(pairs))
     for number, pair in enumerate(pairs):
         own = scores[number, place[pair.positive]]
-        others = np.array([documents.get(text) != pair.document for text in texts])
-        others[place[pair.positive]] = False
-        row = scores[number][others]
+        against = np.array([documents.get(text) != pair.document for text in texts])
+        against[place[pair.positive]] = False
+        row = scores[number][against]
         ranks[number] = 1.0 + (row > own).sum() + 0.5 * (row == own).sum()
     return 1.0 / ranks
 
@@ -53,20 +56,34 @@ def trials(
     general: Sequence[QueryPair],
     shares: Sequence[float],
     progress: "Progress",
+    *,
+    others: Sequence[QueryPair] = (),
 ) -> list[Trial]:
-    """The stock model's figures first, then those of each share."""
+    """The stock model's figures first, then those of each share. The passages of `others` are in the pool of `own`."""
     found = []
     for number, share in enumerate((0.0, *shares)):
         progress("measuring held-out pairs", number, len(shares) + 1)
         tuned.set_share(share)
-        found.append(Trial(share, reciprocal_ranks(tuned, own), reciprocal_ranks(tuned, general)))
+        found.append(Trial(share, reciprocal_ranks(tuned, own, others), reciprocal_ranks(tuned, general)))
     tuned.set_share(1.0)
     return found
 
 
+def alike(tuned: "TunedModel", pairs: Sequence[QueryPair], others: Sequence[QueryPair], each: int) -> list[QueryPair]:
+    """Those of `others` whose queries are nearest to the pairs' own by the stock model, `each` of every pair: among
+    passages of quite other things any model finds the right one."""
+    tuned.set_share(0.0)
+    known = tuned.vectors([pair.query for pair in others], tuned.query_prefix).numpy()
+    asked = tuned.vectors([pair.query for pair in pairs], tuned.query_prefix).numpy()
+    nearest = np.argsort(-(asked @ known.T), axis=1)[:, :each]
+    return [others[place] for place in dict.fromkeys(nearest.reshape(-1).tolist())]
+
+
 def chosen(found: Sequence[Trial], general_loss: float) -> Trial:
     """The trial with the best mean on the collection's own pairs, of those that lose no more than `general_loss` on
-    general ones; the stock model's where none is better. Of equals the one nearest to it."""
+    general ones; the stock model's where none is surely better (the 95 % interval of the best one's gain holds 0).
+    Of equals the one nearest to it."""
     stock = found[0]
     sound = [trial for trial in found if trial.general.mean() >= stock.general.mean() - general_loss]
-    return max(sorted(sound, key=lambda trial: trial.share), key=lambda trial: float(trial.own.mean()))
+    best = max(sorted(sound, key=lambda trial: trial.share), key=lambda trial: float(trial.own.mean()))
+    return best if bootstrap((best.own - stock.own).tolist()).low > 0 else stock

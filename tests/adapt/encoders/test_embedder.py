@@ -107,6 +107,8 @@ def test_the_share_that_is_kept_loses_nothing_on_general_pairs() -> None:
     assert chosen(found, 0.2).share == 1.0
     assert chosen([stock, trial(1.0, 0.5, 0.9)], 0.01).share == 0.0, "of equals the one nearest to the stock model"
     assert chosen([stock, trial(1.0, 0.4, 0.9)], 0.01).share == 0.0
+    by_chance = Trial(1.0, np.array([1.0, 0.3, 0.5, 0.4]), np.full(4, 0.9))
+    assert by_chance.own.mean() > 0.5 and chosen([stock, by_chance], 0.01).share == 0.0, "one pair is no gain"
 
 
 def test_a_share_of_the_update_lies_between_the_models(model: Path, tmp_path: Path) -> None:
@@ -136,6 +138,9 @@ def test_ranks_by_hand(model: Path, tmp_path: Path) -> None:
     # "qb" has a at .8, b at .6 and the negative c at 1: rank 3. "c" does not count as a's own document's.
     found = reciprocal_ranks(Fixed(), [QueryPair("qa", "a", "1", "x"), QueryPair("qb", "b", "2", "x", ("c",))])  # type: ignore[arg-type]
     assert found.tolist() == pytest.approx([1.0, 1 / 3])
+    other = [QueryPair("", "c", "3", "x"), QueryPair("", "qb", "1", "x")]  # "qb" is of a's own document
+    found = reciprocal_ranks(Fixed(), [QueryPair("qb", "a", "1", "x")], other)  # type: ignore[arg-type]
+    assert found.tolist() == [0.5]
 
 
 def test_a_whole_run_learns_and_its_adapter_is_what_embedding_loads(model: Path, tmp_path: Path) -> None:

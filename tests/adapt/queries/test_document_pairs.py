@@ -98,6 +98,32 @@ def test_a_title_asks_for_the_beginning(tmp_path: Path) -> None:
     assert pair.positive.startswith("大潮出现") and "手册" not in pair.positive
 
 
+def test_a_title_of_several_documents_asks_for_none_of_them(tmp_path: Path) -> None:
+    rows = [
+        {
+            "id": name,
+            "title": "Spring tides",
+            "text": f"{name}. They follow the full moon and flood the lower quay twice.",
+        }
+        for name in ("causes", "dates")
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    splitting = SplitSettings(passage_tokens=90, overlap_tokens=8)
+    found = of_files([str(tmp_path / "rows.jsonl")], HashingEmbedder(), splitting, lambda *_: None).papers
+    assert len(found) == 2 and of_kind(found, "title") == []
+
+
+@pytest.mark.parametrize("kind", ["half", "cloze"])
+def test_the_title_that_opens_a_passage_is_no_sentence_of_it(kind: str, tmp_path: Path) -> None:
+    text = "They follow the full moon. The lower quay is flooded. The gate closes at noon. "
+    text += "Boats without a pilot wait far outside the mole."
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"id": "a", "title": "Spring tides", "text": text}), "utf-8")
+    splitting = SplitSettings(passage_tokens=90, overlap_tokens=8)
+    found = of_files([str(tmp_path / "rows.jsonl")], HashingEmbedder(), splitting, lambda *_: None).papers
+    pairs = [pair for seed in range(9) for _, made in document_pairs(found, [kind], seed) for pair in made]
+    assert pairs and not any("Spring" in pair.query for pair in pairs)
+
+
 def test_code_is_asked_for_by_what_it_says_of_itself(tmp_path: Path) -> None:
     (pair,) = of_kind(papers(tmp_path, tide_py=CODE), "code")
     assert pair.query == "Height of the water at the lower quay."
