@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 import threading
+import warnings
 from pathlib import Path
 
 from eval.models.language_models import locate, quiet, unpacked, unpacked_folder
@@ -41,6 +42,7 @@ def main() -> None:
     """Convert what the first line of stdin names: gguf, folder, cache and the temporary folder they are in, if any.
 
     Says nothing, or a JSON object with `error` and `message`."""
+    warnings.simplefilter("ignore")  # torch's tracer doubts every condition in transformers' attention
     asked = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, args=[asked.get("temporary")], daemon=True).start()
     try:
