@@ -131,5 +131,5 @@ def test_words_that_are_no_engine(tmp_path: Path) -> None:
         engine_named(settings(tmp_path), "org/repo-GGUF/model-q4.gguf")
     with pytest.raises(MissingError, match="there is no model 'nowhere'"):
         engine_named(settings(tmp_path), "local:nowhere")
-    with pytest.raises(UsageError, match="cannot put the adapter .* on a GGUF file"):
+    with pytest.raises(MissingError, match="is no adapter: it has no adapter_config.json"):
         engine_named(settings(tmp_path, adapter=str(tmp_path)), "embedded")

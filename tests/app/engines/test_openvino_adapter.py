@@ -104,13 +104,6 @@ def test_an_adapter_that_would_do_something_else_is_refused(models: dict[str, Pa
         loading.require_loadable(broken, models["lora"])
 
 
-def test_a_gguf_takes_no_adapter(models: dict[str, Path], tmp_path: Path) -> None:
-    file = tmp_path / "m.gguf"
-    file.write_bytes(b"GGUF\x03\0\0\0" + b"\0" * 16)
-    with pytest.raises(UsageError, match="cannot put the adapter .* on a GGUF file, where it would change nothing"):
-        loading.load_model(file, adapter=models["lora"])
-
-
 def test_the_strength_follows_rank_stabilisation(models: dict[str, Path], tmp_path: Path) -> None:
     stable = adapter(models["tiny"], tmp_path / "stable", r=4, lora_alpha=16, use_rslora=True)
     assert strengths(models["openvino"], [models["lora"], stable]) == [4.0, 8.0]
