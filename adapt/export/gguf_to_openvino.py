@@ -1,20 +1,12 @@
 """A GGUF file → the same model as a folder for OpenVINO GenAI, its weights in fp16: computed as the file says, its text
 split as the model's own tokenizer does, and with the names of layers that adapters need.
-
-Run as `python -m adapt.export.gguf_to_openvino`: the gigabyte that torch takes for it goes with the process.
 """
 
-import json
-import os
-import shutil
-import sys
 import tempfile
-import threading
 from pathlib import Path
 
 from eval.models.language_models import locate, quiet, unpacked, unpacked_folder
 from retrieval.embedding.stored import is_whole, keep, make_folder
-from retrieval.errors import FathomError, MissingError
 
 
 def convert(gguf: Path, folder: Path, *, cache: Path) -> None:
@@ -35,33 +27,3 @@ def convert(gguf: Path, folder: Path, *, cache: Path) -> None:
         if model.gguf is not None:
             raise OSError(f"{gguf} cannot be unpacked in {there}, which must be writable and have room")
         keep(folder, lambda new: export_openvino(model.folder, new, cache=there))
-
-
-def main() -> None:
-    """Convert what the first line of stdin names: gguf, folder, cache and the temporary folder they are in, if any.
-
-    Says nothing, or a JSON object with `error` and `message`."""
-    asked = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_parent, args=[asked.get("temporary")], daemon=True).start()
-    try:
-        convert(Path(asked["gguf"]), Path(asked["folder"]), cache=Path(asked["cache"]))
-    except FathomError as error:
-        told = {"error": type(error).__name__, "message": str(error)}
-    except OSError as error:
-        told = {"error": MissingError.__name__, "message": f"no room for it ({error})"}
-    else:
-        return
-    os.write(1, json.dumps(told).encode())  # to whoever asked, which is no person
-    sys.exit(1)
-
-
-def _end_with_parent(temporary: str | None) -> None:
-    """Whoever asked keeps stdin open for as long as it lives; nobody else would clear a temporary folder away."""
-    sys.stdin.read()
-    if temporary:
-        shutil.rmtree(temporary, ignore_errors=True)
-    os._exit(1)
-
-
-if __name__ == "__main__":
-    main()

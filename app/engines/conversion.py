@@ -1,4 +1,4 @@
-"""A GGUF file → its folder for OpenVINO in the cache, made once by a child process (adapt/export/gguf_to_openvino.py).
+"""A GGUF file → its folder for OpenVINO in the cache, made once by a child process (converter.py).
 
 It knows which files OpenVINO would compute otherwise than they say, and nothing of pipelines.
 """
@@ -62,7 +62,7 @@ def _convert(asked: dict[str, str]) -> None:
     before = os.environ.get("PYTHONPATH")
     environment = {**os.environ, "PYTHONPATH": f"{_ROOT}{os.pathsep}{before}" if before else str(_ROOT)}
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "adapt.export.gguf_to_openvino"],
+        [sys.executable, "-P", "-m", "app.engines.converter"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=environment,

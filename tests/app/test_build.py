@@ -25,7 +25,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, dict[str, Any]]]:
         calls.append((first, others))
         return "engine"
 
-    def note_isolated(engine: str, chosen: Any, *, manners: Manners, log: Path, **_: Any) -> str:
+    def note_isolated(engine: str, chosen: Any, *, manners: Manners, log: Path) -> str:
         calls.append((engine, {"chosen": chosen, "manners": manners, "log": log}))
         return "engine"
 
@@ -131,5 +131,5 @@ def test_words_that_are_no_engine(tmp_path: Path) -> None:
         engine_named(settings(tmp_path), "org/repo-GGUF/model-q4.gguf")
     with pytest.raises(MissingError, match="there is no model 'nowhere'"):
         engine_named(settings(tmp_path), "local:nowhere")
-    with pytest.raises(MissingError, match="is no adapter"):
+    with pytest.raises(MissingError, match="is no adapter: it has no adapter_config.json"):
         engine_named(settings(tmp_path, adapter=str(tmp_path)), "embedded")

@@ -221,7 +221,7 @@ def test_the_process_ends_with_who_asked_for_it(place: Path, tmp_path: Path) -> 
     asked = {"gguf": str(place / "q4_1.gguf"), "folder": str(tmp_path / "room" / "folder"), "cache": str(tmp_path)}
     asked["temporary"] = str(tmp_path / "room")
     done = subprocess.run(
-        [sys.executable, "-m", "adapt.export.gguf_to_openvino"],
+        [sys.executable, "-m", "app.engines.converter"],
         input=json.dumps(asked) + "\n",  # and then nothing more: it is closed
         capture_output=True,
         text=True,
