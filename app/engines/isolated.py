@@ -169,6 +169,8 @@ class Keeper:
         child = self.child(stopped)
         if child is None:
             raise FathomError("stopped before the language model was loaded")
+        if stopped():
+            raise FathomError("the language model was stopped")
         number, replies = child.ask(request)
         deadline = time.monotonic() + limits.queue + limits.total + MARGIN
         try:

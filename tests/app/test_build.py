@@ -25,7 +25,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, dict[str, Any]]]:
         calls.append((first, others))
         return "engine"
 
-    def note_isolated(engine: str, chosen: Any, *, manners: Manners, log: Path) -> str:
+    def note_isolated(engine: str, chosen: Any, *, manners: Manners, log: Path, **_: Any) -> str:
         calls.append((engine, {"chosen": chosen, "manners": manners, "log": log}))
         return "engine"
 
