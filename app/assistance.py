@@ -5,14 +5,14 @@ step. `load` is for commands, which would rather say so at once.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
 from app import build
 from retrieval.errors import FathomError, MissingError
-from retrieval.finding import Reranker
 from retrieval.passages import Hit
+from retrieval.reranking.load import Reranker
 from retrieval.rewriting.naming import planner_named
 from retrieval.rewriting.plans import Planner, Unavailable
 
@@ -103,5 +103,5 @@ class LoadedLate:
                 self._loaded = self._load()
             return self._loaded
 
-    def __call__(self, query: str, hits: list[Hit]) -> list[float]:
+    def __call__(self, query: str, hits: Sequence[Hit]) -> list[float]:
         return self.load()(query, hits)

@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 
     from eval.models.language_models import LanguageModel
     from eval.runs.executing import PartResult, RunResult
-    from eval.runs.parts import Part, Reranker, Rewriter, Tools
+    from eval.runs.parts import Part, Tools
     from eval.runs.plans import Plan
     from eval.runs.suites import Suite
     from retrieval.collection import Collection
+    from retrieval.reranking.load import Reranker
     from retrieval.rewriting.plans import Planner
+    from retrieval.rewriting.rules import Rewriter
     from retrieval.supporting.checker import SupportChecker
 
 

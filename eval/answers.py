@@ -33,8 +33,8 @@ from retrieval.supporting.lexical import LEXICAL
 if TYPE_CHECKING:
     from llama_index.core.llms import LLM
 
-    from eval.runs.parts import Reranker
     from retrieval.collection import Collection
+    from retrieval.reranking.load import Reranker
     from retrieval.rewriting.plans import Planner
     from retrieval.supporting.checker import SupportChecker
 

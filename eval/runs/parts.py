@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from retrieval.collection import Collection, SearchSettings
     from retrieval.embedding.embedder import Embedder
     from retrieval.finding import FindSettings
-    from retrieval.passages import Hit
-    from retrieval.prompts import Message
+    from retrieval.reranking.load import Reranker
     from retrieval.rewriting.plans import Planner
+    from retrieval.rewriting.rules import Rewriter
     from retrieval.splitting import SplitSettings
     from retrieval.supporting.checker import SupportChecker
 
@@ -48,18 +48,6 @@ and whatever else the kind of part wants to show: ranking, answer, citations, pa
 """
 
 
-class Reranker(Protocol):
-    """Scores of hits for a query, one each, higher is better, on the reranker's own scale."""
-
-    def __call__(self, query: str, hits: "list[Hit]") -> list[float]: ...
-
-
-class Rewriter(Protocol):
-    """A question and the messages before it → a question that stands alone."""
-
-    def __call__(self, question: str, history: "list[Message]") -> str: ...
-
-
 def _absent(name: str | None) -> Any:
     raise NotImplementedError(f"no tool makes {name!r} here")
 
@@ -76,8 +64,8 @@ class Tools:
     embedder: Callable[[], "Embedder"] = field(default=lambda: _absent("embedder"))
     llm: Callable[[str | None], "LLM"] = _absent
     language_model: Callable[[str | None], "LanguageModel"] = _absent
-    reranker: Callable[[str | None], Reranker] = _absent
-    rewriter: Callable[[str | None], Rewriter] = _absent
+    reranker: Callable[[str | None], "Reranker"] = _absent
+    rewriter: Callable[[str | None], "Rewriter"] = _absent
     collection: Callable[[str], "Collection"] = _absent
     checker: Callable[[str, str | None], "SupportChecker"] = field(default=lambda *words: _absent("checker"))
     """(word of a support checker, engine behind "llm")."""

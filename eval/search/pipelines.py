@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from typing import cast, get_args
 
 from eval.data.corpora import CorpusDocument, as_document
-from eval.runs.parts import Reranker, Rewriter
 from retrieval.collection import Collection, SearchResult
 from retrieval.errors import FathomError, UsageError
 from retrieval.finding import reranked
 from retrieval.passages import Hit, Mode
 from retrieval.prompts import Message
+from retrieval.reranking.load import Reranker
+from retrieval.rewriting.rules import Rewriter
 
 DEEPER = 8
 """How much deeper a second search goes where the first found fewer documents than asked (several passages of one)."""
@@ -179,7 +180,7 @@ class _Told:
         self._reranker = reranker
         self.costs: dict[str, float | str] = {}
 
-    def __call__(self, query: str, hits: list[Hit]) -> list[float]:
+    def __call__(self, query: str, hits: Sequence[Hit]) -> list[float]:
         rerank = getattr(self._reranker, "rerank", None)
         if rerank is None:
             return self._reranker(query, hits)

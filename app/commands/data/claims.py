@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands.data.options import DryRun, Licence, Replace, require_new, tell_left_out
+from app.commands.data.options import DrawSeed, DryRun, Licence, Replace, require_new, tell_left_out
 from app.commands.options import AsJson, Workspace, begin
 
 _SHOWN = 3
@@ -35,7 +35,7 @@ def command(
         str | None,
         typer.Option("--split", metavar="NAME", help="Of claims that people judged.", show_default="train"),
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Of all that is drawn.")] = None,
+    seed: DrawSeed = None,
     licence: Licence = "",
     replace: Replace = False,
     dry_run: DryRun = False,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands.data.options import DryRun, Replace
+from app.commands.data.options import DrawSeed, DryRun, Replace
 from app.commands.options import AsJson, Workspace, begin
 
 _SHOWN = 10
@@ -36,7 +36,7 @@ def command(
     hold_out: Annotated[
         float, typer.Option("--hold-out", metavar="SHARE", min=0.0, max=0.99, help="Of the documents, the last.")
     ] = 0.0,
-    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Of all that is drawn.")] = None,
+    seed: DrawSeed = None,
     replace: Replace = False,
     dry_run: DryRun = False,
     workspace: Workspace = None,

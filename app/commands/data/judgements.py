@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.commands.data.options import DryRun, Licence, Out, Replace, finish, require_new
+from app.commands.data.options import DrawSeed, DryRun, HoldOut, Licence, Out, Replace, finish, require_new
 from app.commands.options import AsJson, Workspace, begin
 
 if TYPE_CHECKING:
@@ -39,15 +39,12 @@ def command(
             "--documents", metavar="N", min=1, help="Documents of each source to search in, beside judged ones."
         ),
     ] = None,
-    hold_out: Annotated[
-        float | None,
-        typer.Option("--hold-out", metavar="SHARE", help="Of the documents, the last: queries for them are left out."),
-    ] = None,
+    hold_out: HoldOut = None,
     held_out_to: Annotated[
         Path | None,
         typer.Option("--held-out-to", metavar="DIR", help="Write what is held out there, for 'fathom eval retrieval'."),
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Of all that is drawn.")] = None,
+    seed: DrawSeed = None,
     licence: Licence = "",
     replace: Replace = False,
     dry_run: DryRun = False,

@@ -23,6 +23,11 @@ Licence = Annotated[
     str,
     typer.Option("--licence", metavar="TEXT", help="Terms of the source, noted in every example.", show_default=False),
 ]
+DrawSeed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Of all that is drawn.")]
+HoldOut = Annotated[
+    float | None,
+    typer.Option("--hold-out", metavar="SHARE", help="Of the documents, the last: what is asked of them is left out."),
+]
 Examples = Annotated[
     Path, typer.Argument(metavar="EXAMPLES", help="Examples, .jsonl or .jsonl.gz.", show_default=False)
 ]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands.data.options import DryRun, Licence, Out, Replace, finish, require_new
+from app.commands.data.options import DrawSeed, DryRun, HoldOut, Licence, Out, Replace, finish, require_new
 from app.commands.options import AsJson, Workspace, begin
 
 
@@ -27,15 +27,12 @@ def command(
         float | None,
         typer.Option("--unanswerable", metavar="SHARE", help="Of the questions, asked without their passages."),
     ] = None,
-    hold_out: Annotated[
-        float | None,
-        typer.Option("--hold-out", metavar="SHARE", help="Of the documents, the last: their questions are left out."),
-    ] = None,
+    hold_out: HoldOut = None,
     held_out_to: Annotated[
         Path | None,
         typer.Option("--held-out-to", metavar="DIR", help="Write what is held out there, for 'fathom eval answers'."),
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Of all that is drawn.")] = None,
+    seed: DrawSeed = None,
     licence: Licence = "",
     replace: Replace = False,
     dry_run: DryRun = False,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.commands.data.options import DryRun, Licence, Out, Replace, finish, require_new
+from app.commands.data.options import DrawSeed, DryRun, Licence, Out, Replace, finish, require_new
 from app.commands.options import AsJson, Workspace, begin
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def command(
             "--held-out-to", metavar="FILE", help="Write what is held out there (.jsonl), for 'fathom eval rewrites'."
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Of all that is drawn.")] = None,
+    seed: DrawSeed = None,
     licence: Licence = "",
     replace: Replace = False,
     dry_run: DryRun = False,
