@@ -115,8 +115,12 @@ def tools(settings: Settings) -> "Tools":
     def collection(name: str) -> "Collection":
         return open_collection(settings, name, load=load)
 
+    from app.adapted_engines import adapted, adapters_there
+
     return Tools(
         cache=settings.cache / "evaluation",
+        adapters=lambda: adapters_there(settings),
+        adapted=lambda word, roles: adapted(settings, word, roles),
         embedder=load,
         llm=llm,
         language_model=language_model,

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from eval.baselines.vllm_server import Running
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
-"""Nothing is reported home or fetched: all weights are here."""
 
 
 def serve_model(
@@ -78,7 +76,7 @@ def serve_model(
             if serving.vllm is not None:
                 raise
             command = ["vllm", "serve", str(plan.model), *flags]  # for another machine
-        variables = dict(_QUIET) | ({"VLLM_API_KEY": f'"${api_key_env}"'} if api_key_env else {})
+        variables = dict(vllm_process.QUIET) | ({"VLLM_API_KEY": f'"${api_key_env}"'} if api_key_env else {})
         line = vllm_process.shell_line(command, variables)
         if as_json:
             run.terminal.json({"command": line, "words": command, "model": plan.name, "adapters": list(plan.adapters)})
@@ -87,7 +85,7 @@ def serve_model(
         return
     command = vllm_process.find_vllm(serving.vllm).command(plan.model, flags)
     vllm_process.require_free_port(serving.host, serving.port)
-    environment = {**os.environ, **_QUIET}
+    environment = {**os.environ, **vllm_process.QUIET}
     environment.pop("PYTHONPATH", None)  # it has a Python and packages of its own
     if key is not None:
         environment["VLLM_API_KEY"] = key

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from llama_index.core.base.llms.types import ChatMessage, LLMMetadata, MessageRole
-from llama_index.core.bridge.pydantic import PrivateAttr
+from llama_index.core.bridge.pydantic import Field, PrivateAttr
 
 from app.engines.child import Child, CrashedError, failure
-from app.engines.generating import POLL_SECONDS, Piece, Stoppable, TimeLimits, _stats
+from app.engines.generating import POLL_SECONDS, Piece, Sampling, Stoppable, TimeLimits, _stats
 from app.engines.speaker import Manners, unknown_role
 from app.engines.speaking import Source, SpeakingLLM
 from retrieval.errors import FathomError
@@ -35,6 +35,8 @@ FIRST_PAUSE = 0.5
 """Seconds before the second start; each further one waits twice as long."""
 LAST_PAUSE = 60.0
 """Seconds without a start after MOST_CRASHES in a row."""
+_OF_MANNERS = ("max_new_tokens", "temperature", "repetition_penalty", "seed")
+_OPTIONS = (*_OF_MANNERS, "top_p")
 _ROLES = {MessageRole.SYSTEM: "system", MessageRole.DEVELOPER: "system", MessageRole.ASSISTANT: "assistant"}
 
 
@@ -211,11 +213,18 @@ class IsolatedLLM(SpeakingLLM):
     """A model in a child process; make one with `load_isolated`. See SpeakingLLM for its calls.
 
     Calls take `stop`, `max_new_tokens`, `temperature`, `top_p`, `seed`, `repetition_penalty` and `limits`
-    (TimeLimits); a text or list as `stop` are texts that end the answer.
+    (TimeLimits); a text or list as `stop` are texts that end the answer. What a call leaves open is as the fields say.
     """
 
+    # Fields and no private attributes: a request of the API is answered by a copy of the engine that has others.
+    max_new_tokens: int = Field(description="Longest answer, in tokens.")
+    temperature: float = Field(description="0 is greedy.")
+    repetition_penalty: float = Field(description="1 is none.")
+    seed: int = Field(description="Used where the temperature is above 0.")
+    top_p: float = Field(default=Sampling().top_p, description="Likewise.")
+
     _keeper: Keeper = PrivateAttr()
-    _manners: Manners = PrivateAttr()
+    _limits: TimeLimits = PrivateAttr()
     _count: Any = PrivateAttr()
 
     _roles: tuple[str, ...] = PrivateAttr()
@@ -223,8 +232,8 @@ class IsolatedLLM(SpeakingLLM):
     _origin: "IsolatedLLM | None" = PrivateAttr(default=None)
 
     def __init__(self, keeper: Keeper, manners: Manners, roles: Sequence[str] = ()) -> None:
-        super().__init__()
-        self._keeper, self._manners, self._roles = keeper, manners, tuple(roles)
+        super().__init__(**{name: getattr(manners, name) for name in _OF_MANNERS})
+        self._keeper, self._limits, self._roles = keeper, manners.limits, tuple(roles)
         self._count = lru_cache(maxsize=COUNTS_KEPT)(
             lambda text: int(keeper.ask({"op": "count", "text": text}, manners.limits))
         )
@@ -241,7 +250,7 @@ class IsolatedLLM(SpeakingLLM):
         known = self._hello()
         return LLMMetadata(
             context_window=known.window,
-            num_output=self._manners.max_new_tokens,
+            num_output=self.max_new_tokens,
             is_chat_model=True,
             model_name=self.model_name,
         )
@@ -274,6 +283,13 @@ class IsolatedLLM(SpeakingLLM):
         """Tokens of prompt and answer together."""
         return self._hello().window
 
+    @property
+    def pid(self) -> int:
+        """Of the process that holds the model, once it is loaded. Raises what kept it from loading."""
+        child = self._keeper.child()
+        assert child is not None, "nobody stopped the waiting"
+        return child.pid
+
     def _hello(self) -> Hello:
         if self._keeper.known is None:
             self._keeper.child()
@@ -291,7 +307,7 @@ class IsolatedLLM(SpeakingLLM):
 
     def render(self, messages: Sequence[ChatMessage]) -> str:
         """The prompt as the model's own chat template writes it, special tokens in the messages broken up."""
-        return str(self._keeper.ask({"op": "render", "source": _plain(messages)}, self._manners.limits))
+        return str(self._keeper.ask({"op": "render", "source": _plain(messages)}, self._limits))
 
     def choice_logprobs(
         self,
@@ -307,24 +323,21 @@ class IsolatedLLM(SpeakingLLM):
         """
         asked = [prompt if isinstance(prompt, str) else _plain(prompt) for prompt in prompts]
         request = {"op": "weigh", "prompts": asked, "choices": list(choices), "role": self._role}
-        rows = self._keeper.ask(request, self._manners.limits, stop)
+        rows = self._keeper.ask(request, self._limits, stop)
         return [[float(value) for value in row] for row in rows]
 
     def _pieces(self, source: Source, kwargs: dict[str, Any]) -> Iterator[Piece]:
-        options = {
-            name: kwargs[name]
-            for name in ("max_new_tokens", "temperature", "top_p", "seed", "repetition_penalty")
-            if kwargs.get(name) is not None
-        }
+        options: dict[str, Any] = {name: getattr(self, name) for name in _OPTIONS}
         if kwargs.get("max_tokens"):
-            options.setdefault("max_new_tokens", int(kwargs["max_tokens"]))
+            options["max_new_tokens"] = int(kwargs["max_tokens"])
+        options |= {name: kwargs[name] for name in _OPTIONS if kwargs.get(name) is not None}
         stop = kwargs.get("stop")
         if isinstance(stop, str | list | tuple):  # what other engines call stop
             options["stop"] = [stop] if isinstance(stop, str) else list(stop)
             stop = None
         if self._role is not None:
             options["role"] = self._role
-        limits: TimeLimits = kwargs.get("limits") or self._manners.limits
+        limits: TimeLimits = kwargs.get("limits") or self._limits
         request = {
             "op": "generate",
             "source": source if isinstance(source, str) else _plain(cast(Sequence[ChatMessage], source)),

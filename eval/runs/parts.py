@@ -9,7 +9,8 @@ import json
 import math
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from llama_index.core.llms import LLM
 
     from eval.models.language_models import LanguageModel
+    from eval.speed.adapters import Adapted
     from retrieval.answering import AnswerSettings
     from retrieval.collection import Collection, SearchSettings
     from retrieval.embedding.embedder import Embedder
@@ -71,6 +73,12 @@ class Tools:
     """(word of a support checker, engine behind "llm")."""
     planner: Callable[[str, "LLM | None"], "Planner"] = field(default=lambda *words: _absent("planner"))
     """(word of a rewriter, engine that answers)."""
+    adapters: Callable[[], Mapping[str, Path]] = field(default=lambda: _absent("adapters"))
+    """Folders of the adapters there are, by role."""
+    adapted: Callable[[str | None, Sequence[str]], "AbstractContextManager[Adapted]"] = field(
+        default=lambda *words: _absent("adapted")
+    )
+    """(engine, roles) → a fresh engine with those adapters and no others, and its processes."""
     search: "SearchSettings | None" = None
     splitting: "SplitSettings | None" = None
     answer: "AnswerSettings | None" = None

@@ -154,6 +154,24 @@ def resident_mb() -> float:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+def memory_mb(processes: Sequence[int]) -> tuple[float, float]:
+    """(RSS, PSS) of some processes together now, in MB (10^6 bytes), pages of mapped files included. A page that several
+    processes have counts whole in the RSS of each, and in PSS by its share. Raises FathomError."""
+    sums = {"Rss:": 0, "Pss:": 0}
+    for pid in processes:
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii", errors="replace").splitlines()
+        except OSError as error:
+            raise FathomError(
+                f"the memory of process {pid} cannot be read ({error.strerror}); it is measured on Linux, while the "
+                "process runs, by who started it"
+            ) from error
+        for words in map(str.split, lines):
+            if words and words[0] in sums:
+                sums[words[0]] += int(words[1])  # KiB
+    return sums["Rss:"] * 1024 / 1e6, sums["Pss:"] * 1024 / 1e6
+
+
 def folder_mb(folder: Path) -> float:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
 

@@ -1,4 +1,4 @@
-"""How fast something is, as a part of a run: the settings of all five measurements, checked, and which one is meant."""
+"""How fast something is, as a part of a run: the settings of all six measurements, checked, and which one is meant."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from retrieval.passages import Mode
 if TYPE_CHECKING:
     from retrieval.collection import Collection
 
-What = Literal["indexing", "search", "generation", "serving", "beside"]
+What = Literal["indexing", "search", "generation", "serving", "beside", "adapters"]
 _LEASTS = {"k": 1, "limit": 1, "new_tokens": 2, "rounds": 1, "repeats": 1}
 MOST_USERS = 1000
 
@@ -26,7 +26,7 @@ class SpeedPart:
 
     what: What
     engine: str | None = None
-    """Which engine answers (generation, serving); None is that of the settings."""
+    """Which engine answers (generation, serving, adapters); None is that of the settings."""
     collection: str | None = None
     """What is searched; with it, serving measures search and answer together."""
     questions: Path | None = None
@@ -38,7 +38,7 @@ class SpeedPart:
     folder: Path | None = None
     """What is indexed."""
     prompt_tokens: tuple[int, ...] = (200, 1500)
-    """Lengths of made-up prompts; serving takes the first."""
+    """Lengths of made-up prompts; serving and adapters take the first."""
     new_tokens: int = 100
     """Longest answer to a made-up prompt."""
     users: tuple[int, ...] = (1, 2, 4, 8)
@@ -193,6 +193,35 @@ class SpeedPart:
             described=f"{self.repeats} turns of each: {self.ours} | {self.peer}",
             run=lambda folder, progress: measure(
                 ours, peer, folder, progress, repeats=self.repeats, timeout=self.timeout, seed=self.seed
+            ),
+            relies_on=(),
+        )
+
+    def _adapters(self, tools: Tools) -> Prepared:
+        from eval.data.hashes import hashes_of
+        from eval.speed.adapters import measure
+
+        there = tools.adapters()
+        if not there:
+            raise UsageError("there is no adapter to measure; name some by role with [engine] adapters in fathom.toml")
+        roles = list(there)
+        # A server takes a minute to start, and its memory for one or two adapters lies between.
+        counts = [0, len(roles)] if self.engine == "vllm" else list(range(len(roles) + 1))
+        return Prepared(
+            items=len(counts) * self.repeats,
+            data=hashes_of(*(folder / "adapter_model.safetensors" for folder in there.values())),
+            described=f"{self.engine or 'the engine'} with {', '.join(map(str, counts))} of {', '.join(roles)}: prompts "
+            f"of {self.prompt_tokens[0]:,} tokens, {self.new_tokens} new, {self.repeats} times",
+            run=lambda folder, progress: measure(
+                lambda some: tools.adapted(self.engine, some),
+                roles,
+                folder,
+                progress,
+                counts=counts,
+                prompt_tokens=self.prompt_tokens[0],
+                new_tokens=self.new_tokens,
+                repeats=self.repeats,
+                seed=self.seed,
             ),
             relies_on=(),
         )

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from app.terminal import Terminal
 
 What = Annotated[
-    Literal["indexing", "search", "generation", "serving", "beside"],
-    typer.Argument(metavar="WHAT", help="indexing, search, generation, serving or beside."),
+    Literal["indexing", "search", "generation", "serving", "beside", "adapters"],
+    typer.Argument(metavar="WHAT", help="indexing, search, generation, serving, beside or adapters."),
 ]
 
 
@@ -73,7 +73,7 @@ def command(
     workspace: Workspace = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure indexing, search, first token and decode, many users at once, or two commands side by side."""
+    """Measure indexing, search, first token and decode, many users at once, adapters on one base, or two commands."""
     if one_thread:
         _restart_with_one_thread()
     given: dict[str, Any] = {
@@ -154,6 +154,23 @@ def _tables(terminal: "Terminal", extras: Mapping[str, Any]) -> None:
                 _figure(row["total_ms"], " ms"),
             ]
             for row in extras["table"]
+        ]
+        _print(terminal, heads, rows)
+    if "adapted" in extras:
+        heads = ["adapters", "PSS", "RSS", "answered by", "first token", "decode tokens/s", "new tokens"]
+        rows = [
+            [
+                *(
+                    (str(len(row["adapters"])), *(_figure(row[n], " MB") for n in ("pss_mb", "rss_mb")))
+                    if not i
+                    else [""] * 3
+                ),
+                name,
+                _figure(told["first_token_ms"], " ms"),
+                *(_figure(told[figure]) for figure in ("decode_tokens_per_second", "completion_tokens")),
+            ]
+            for row in extras["adapted"]
+            for i, (name, told) in enumerate(row["asked"].items())
         ]
         _print(terminal, heads, rows)
     if "compared" in extras:

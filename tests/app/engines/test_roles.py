@@ -14,6 +14,7 @@ from made_exports import made_adapter
 from tiny_models import byte_tokenizer, llama, save
 
 from adapt.export.openvino_folder import export_openvino
+from app.api.decoding import with_options
 from app.engines import loading
 from app.engines.embedded import EmbeddedModel, load_embedded, open_embedded
 from app.engines.isolated import IsolatedLLM, load_isolated
@@ -133,7 +134,7 @@ def user(text: str) -> list[ChatMessage]:
 def llm(
     request: pytest.FixtureRequest, models: Folders, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[IsolatedLLM]:
-    adapters = {role: models[role] for role in ("rewriter", "answerer")}
+    adapters = {role: models[role] for role in ROLES}
     chosen: Any = (
         EmbeddedModel(models["openvino"], adapters=adapters)
         if request.param == "embedded"
@@ -146,14 +147,14 @@ def llm(
 
 
 def test_a_role_of_an_engine_is_an_llm_of_its_own(llm: IsolatedLLM) -> None:
-    assert llm.roles == ("rewriter", "answerer")
-    with pytest.raises(UsageError, match="no adapter 'reranker' on .*it has rewriter, answerer"):
-        llm.under("reranker")
+    assert llm.roles == tuple(ROLES)
+    with pytest.raises(UsageError, match="no adapter 'judge' on .*it has rewriter, answerer, reranker"):
+        llm.under("judge")
     views = [llm.under(role) for role in llm.roles]
     said = {view.metadata.model_name: str(view.chat(user("the cat sat on")).message.content) for view in views}
     base = str(llm.chat(user("the cat sat on")).message.content)
     assert sorted(said) == [f"{llm.model_name} + {role}" for role in sorted(llm.roles)]
-    assert len({base, *said.values()}) == 3
+    assert len({base, *said.values()}) == 4
     for view in views:
         again = "".join(piece.delta or "" for piece in view.stream_chat(user("the cat sat on")))
         assert again == said[view.model_name]
@@ -167,6 +168,46 @@ def test_a_role_of_an_engine_is_an_llm_of_its_own(llm: IsolatedLLM) -> None:
     views[0].close()
     del views
     assert str(llm.chat(user("the cat sat on")).message.content) == base
+
+
+def test_an_engine_with_the_options_of_a_request_keeps_them_under_its_roles(llm: IsolatedLLM) -> None:
+    short = with_options(llm, {"max_new_tokens": 3, "temperature": 1.5, "top_p": 0.9, "seed": 5})
+    for one in (short, short.under("rewriter")):
+        said = one.chat(user("the cat sat on"))
+        assert 0 < said.raw["completion_tokens"] <= 3
+    assert (short.temperature, short.top_p, short.under("answerer").seed) == (1.5, 0.9, 5)  # type: ignore[attr-defined]
+    assert with_options(llm, {"max_new_tokens": 999}).max_new_tokens == PLAIN.max_new_tokens  # type: ignore[attr-defined]
+    drawn = {str(llm.chat(user("the cat"), temperature=1.5, seed=seed).message.content) for seed in range(5)}
+    again = with_options(llm, {"temperature": 1.5, "seed": 4}).chat(user("the cat"))
+    assert len(drawn) > 1 and str(again.message.content) in drawn
+    assert llm.chat(user("the cat sat on")).raw["completion_tokens"] > 3
+
+
+def test_every_role_answers_at_the_same_time_as_others_and_as_it_does_alone(llm: IsolatedLLM, models: Folders) -> None:
+    """Interleaved on one thread, then from three threads and the base's at once, over one process."""
+    ones = {None: llm} | {role: llm.under(role) for role in llm.roles}
+    wanted = {role: [str(one.chat(user(text)).message.content) for text in PROMPTS] for role, one in ones.items()}
+    assert len({tuple(texts) for texts in wanted.values()}) == 4
+    pid = llm.pid
+    for number, text in enumerate(PROMPTS):
+        for role, one in ones.items():
+            assert str(one.chat(user(text)).message.content) == wanted[role][number], role
+    said: dict[str | None, list[str]] = {role: [] for role in ones}
+    ready = threading.Barrier(len(ones))
+
+    def ask(role: str | None) -> None:
+        ready.wait()
+        for text in PROMPTS * 2:
+            said[role].append("".join(piece.delta or "" for piece in ones[role].stream_chat(user(text))))
+            ones[role].choice_logprobs([user(text)], ["a"])
+
+    threads = [threading.Thread(target=ask, args=(role,)) for role in ones]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert said == {role: texts * 2 for role, texts in wanted.items()}
+    assert llm.pid == pid, "it crashed and was started anew"
 
 
 def test_a_role_outlives_the_name_of_its_engine_and_ends_with_it(models: Folders) -> None:
