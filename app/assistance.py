@@ -4,6 +4,7 @@ A model that is not there does not keep anybody from searching: that it is missi
 step. `load` is for commands, which would rather say so at once.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -13,13 +14,16 @@ from app import build
 from retrieval.errors import FathomError, MissingError
 from retrieval.passages import Hit
 from retrieval.reranking.load import Reranker
-from retrieval.rewriting.naming import planner_named
-from retrieval.rewriting.plans import Planner, Unavailable
+from retrieval.rewriting.naming import AUTO, planner_named
+from retrieval.rewriting.plans import Planner, Unavailable, WithPrevious
 
 if TYPE_CHECKING:
     from llama_index.core.llms import LLM
 
     from app.settings import Settings
+
+
+_log = logging.getLogger(__name__)
 
 
 class Assistance:
@@ -47,6 +51,8 @@ class Assistance:
                 raise MissingError("no language model is ready; name one with [engine], or take another rewriter")
             return llm
 
+        if self.finding.rewriter == AUTO and llm is None:
+            return WithPrevious()  # there is no engine whose adapter could be asked, and none is loaded for it
         try:
             return planner_named(self.finding.rewriter, engine, passage=self.finding.passage)
         except FathomError as error:
@@ -73,14 +79,22 @@ class Assistance:
         assert found is not None, "there is a reranker behind every word but none"
         return found
 
-    def load(self, planner: Planner) -> None:
-        """Wait until the planner's model and the reranker are ready, so that no time limit is spent on it. Raises what
-        keeps them from it."""
+    def load(self, planner: Planner | None = None, *, strict: bool = False) -> None:
+        """Wait until the planner's model and the reranker are ready, so that no time limit is spent on it.
+
+        Raises what keeps the planner from it, and the reranker if `strict`; else the search says what did.
+        """
         llm = getattr(planner, "llm", None)
         if llm is not None:
             llm.metadata  # noqa: B018  # an engine on this machine answers when its model is loaded
-        if self._reranker is not None:
+        if self._reranker is None:
+            return
+        try:
             self._reranker.load()
+        except FathomError as error:
+            if strict:
+                raise
+            _log.warning("hits will not be reranked: %s", error)
 
 
 class LoadedLate:

@@ -108,11 +108,12 @@ def adapters_of(engine: EngineSettings, roles: frozenset[str]) -> dict[str, Path
 def roles_wanted(settings: Settings) -> frozenset[str]:
     """The roles that the settings use. An adapter that nobody asks for costs speed all the same: a graph that can take
     one writes 47 tokens/s in place of 88."""
+    from retrieval.rewriting.naming import AUTO
     from retrieval.roles import ANSWERER, RERANKER, REWRITER
 
     used = {
         ANSWERER: settings.answer.answerer,
-        REWRITER: settings.assist.rewriter == "model",
+        REWRITER: settings.assist.rewriter in (AUTO, "model"),
         RERANKER: settings.assist.reranker.partition(":")[0] == "llm",
     }
     return frozenset(role for role, is_used in used.items() if is_used)

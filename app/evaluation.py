@@ -139,7 +139,7 @@ def tools(settings: Settings) -> "Tools":
 
 def _identity(settings: Settings) -> Callable[..., Any]:
     """See `Tools.identity`. Threads, devices and time limits are left out: they change figures by rounding at most."""
-    from retrieval.rewriting.naming import engine_word
+    from retrieval.rewriting.naming import RULES, engine_word
 
     def embedding() -> dict[str, Any]:
         names = ("model", "precision", "query_prefix", "passage_prefix")
@@ -181,13 +181,13 @@ def _identity(settings: Settings) -> Callable[..., Any]:
         return found | ({"adapter": model_hash(ours.adapter.expanduser())} if ours.adapter else {})
 
     def rewriter(word: str | None = None) -> dict[str, Any] | None:
-        return None if word in (None, "none", "previous") else engine(engine_word(str(word))) | {"asked_as": word}
+        return None if word in (None, *RULES) else engine(engine_word(str(word))) | {"asked_as": word}
 
     def assist(planner: str | None = None, named: str | None = None) -> dict[str, Any]:
         names = ("expand", "passage", "rerank_depth", "least_relevance")
         ours = settings.assist
         word = planner or ours.rewriter
-        other = engine_word(word) if word not in ("none", "previous") else None
+        other = engine_word(word) if word not in RULES else None
         return {name: getattr(ours, name) for name in names} | {
             "rewriter": word,
             "rewritten_by": engine(other) if other else None,

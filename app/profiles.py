@@ -37,7 +37,7 @@ class HubModel:
 
 @dataclass(frozen=True)
 class Profile:
-    """`engine` and `embedding` are defaults of those sections; what a file, a variable or a flag says goes first.
+    """`engine`, `embedding` and `assist` are defaults of those sections; a file, a variable or a flag goes first.
 
     `models` is what this machine must have, `serve` the command of a server that must run. The other figures are what
     is comfortable: cores, GiB of memory and of GPU memory.
@@ -48,10 +48,11 @@ class Profile:
     summary_zh: str
     engine: Mapping[str, Any] = field(default_factory=dict)
     embedding: Mapping[str, Any] = field(default_factory=dict)
+    assist: Mapping[str, Any] = field(default_factory=dict)
     models: tuple[HubModel, ...] = ()
     serve: str = ""
     reranker: str = ""
-    """A cross-encoder of the hub that suits it; measured with `fathom eval`, not part of answering."""
+    """A cross-encoder of the hub that suits it, to compare with by `fathom eval`."""
     cores: int = 2
     memory: float = 2.0
     gpu_memory: float = 0.0
@@ -91,6 +92,8 @@ PROFILES: Mapping[ProfileName, Profile] = {
         summary_zh="由 vLLM 提供的 8 B 模型，加同代嵌入模型；需要 24 GB 以上显存的 GPU",
         engine={"name": "server", "url": "http://127.0.0.1:8000/v1", "model": Path(_LARGE.repository)},
         embedding={"model": _QWEN_EMBEDDING.repository, "download": False},
+        # One forward pass a passage, which a GPU has to spare; a small encoder knows less than a model of this size.
+        assist={"reranker": "llm"},
         models=(_LARGE, _QWEN_EMBEDDING),
         # 16.4 GB of weights and 1.2 GB of keys and values for 8,192 tokens; what is left of 24 GB is for the embedding
         # model. Without the last flag Qwen3 thinks aloud before every answer.

@@ -113,14 +113,17 @@ def reranker_identity(settings: Settings, word: str, engine: Callable[[str | Non
 
 
 def calibration_of(settings: Settings, engine: str | None) -> "Platt | None":
-    """What lies beside the adapter, else beside the model, that the engine's word names. Raises DamagedError."""
-    from app.build import engine_settings
+    """What lies beside the engine's adapter for reranking, else beside the adapter or the model that its word names.
+    Raises DamagedError."""
+    from app.build import adapters_of, engine_settings
     from retrieval.llm_reranking.calibration import read_calibration
+    from retrieval.roles import RERANKER
 
     ours = engine_settings(settings, engine)
     if ours.name == "server":
         return None
-    for place in (ours.adapter, ours.model):
+    role = adapters_of(ours, frozenset([RERANKER])).get(RERANKER)
+    for place in (role,) if role is not None else (ours.adapter, ours.model):
         folder = Path(place).expanduser() if place else None
         if folder is not None and folder.is_dir() and (found := read_calibration(folder)) is not None:
             return found

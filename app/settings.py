@@ -313,7 +313,7 @@ def _resolved(workspace: Path, profile: ProfileName, chosen: Mapping[str, Mappin
             defaults = {}
         elif section == "engine" and "url" in own:
             defaults = {key: value for key, value in defaults.items() if key != "model"}
-        elif section == "embedding" and "model" in own:
+        elif (section == "embedding" and "model" in own) or (section == "assist" and chosen.get("engine")):
             defaults = {}
         parts[section] = _build(kinds[section], {**defaults, **own}, section)
     settings = Settings(workspace=workspace, profile=profile, chosen=chosen, **parts)

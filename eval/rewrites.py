@@ -27,7 +27,7 @@ from retrieval.finding import joined
 from retrieval.passages import Mode
 from retrieval.prompts import language_of
 from retrieval.rewriting.condensing import REWRITE_VERSION, LanguageModelRewriter
-from retrieval.rewriting.naming import PlannedQuestion, rewriter_named
+from retrieval.rewriting.naming import RULES, PlannedQuestion, rewriter_named
 from retrieval.rewriting.need import no_need
 from retrieval.rewriting.planning import PLAN_VERSION, Planning
 from retrieval.rewriting.plans import About, Way
@@ -38,7 +38,7 @@ DEPTH = 10
 """Documents of a ranking."""
 HITS = 3 * DEPTH
 """Passages asked for: several may be of one document."""
-_RULES = (None, "none", "previous")
+_RULES = (None, *RULES)
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class RewritesPart:
     file: Path
     """Lines {"id", "history": [{"role", "text"}], "question", "rewrite"}."""
     rewriter: str | None = "previous"
-    """"none", "previous", "model", "plan", "plan:ENGINE" or the name of an engine; see
+    """"none", "previous", "auto", "model", "plan", "plan:ENGINE" or the name of an engine; see
     `retrieval.rewriting.naming.planner_named`."""
     predictions: Path | None = None
     on: Path | None = None

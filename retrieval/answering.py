@@ -5,7 +5,6 @@ One pipeline for the command line, the page, the API and evaluation. It knows no
 
 import re
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from retrieval.answerability import THRESHOLD, MeaningScale, confidence
 from retrieval.citing import check_citations
+from retrieval.clock import Clock
 from retrieval.drafting import generate, tidy
 from retrieval.errors import MissingError, UsageError
 from retrieval.filters import Filter
@@ -26,6 +26,7 @@ from retrieval.reranking.load import Reranker
 from retrieval.rewriting.plans import Planner
 from retrieval.roles import ANSWERER, has_role, in_role
 from retrieval.selecting import select
+from retrieval.sentences import sentence_spans
 from retrieval.shortening import shorten
 from retrieval.steps import Step
 from retrieval.supporting.checker import SupportChecker
@@ -42,6 +43,8 @@ LEAST_SHARE = 0.1
 """Of a passage: with less, hardly a sentence is left."""
 PASSAGES = 8
 """Passages found for an answer where nobody says otherwise."""
+TRAINED_PASSAGES = 2
+"""Passages shown to the adapter that answers, where nobody says otherwise: it has learnt from few (docs/results.md)."""
 MARGIN_TOKENS, MESSAGE_TOKENS = 32, 8
 """Left free in the window, and what a chat template adds around a message (ChatML: 5; Llama 3: 6)."""
 
@@ -73,7 +76,7 @@ class AnswerSettings:
     context_tokens: int = 1500
     """Tokens of passages in the prompt, counted by the answering model."""
     most_passages: int | None = None
-    """Passages shown at most; None is as many as have room."""
+    """Passages shown at most; None is as many as have room, and to an adapter that answers `TRAINED_PASSAGES`."""
     shown_relevance: float = 0.0
     """Probability of relevance, by a calibrated reranker, from which a passage is shown; the best always is."""
     shown_share: float = 0.0
@@ -93,6 +96,8 @@ class AnswerSettings:
     least_confidence: float | None = None
     """Estimated probability that the documents hold an answer, below which the question is refused. None is the
     collection's own threshold, or the general one where it has none (retrieval/answerability.py)."""
+    quote_from: float = 1.0
+    """The same estimate, from which quotations stand in where the model says that the passages hold no answer."""
     least_support: float = 0.5
     """Share of what the model claims that the passages must bear out; below it, quotations replace its text."""
     answerer: bool = False
@@ -105,7 +110,7 @@ class AnswerSettings:
     def __post_init__(self) -> None:
         if self.most_passages is not None and self.most_passages < 1:
             raise UsageError(f"most_passages is a number from 1; {self.most_passages} was given")
-        for name in ("shown_relevance", "shown_share", "near_copy", "shorten_to", "least_support"):
+        for name in ("shown_relevance", "shown_share", "near_copy", "shorten_to", "least_support", "quote_from"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UsageError(f"{name} is a share from 0 to 1; {getattr(self, name)} was given")
         if self.shorten_to < LEAST_SHARE:
@@ -162,6 +167,13 @@ def says_no_answer(text: str) -> bool:
     return bool(_NO_ANSWER.search(text))
 
 
+def only_says_no_answer(text: str) -> bool:
+    """The same of every sentence: what else would say something could still be an answer."""
+    found = (text[start:end] for start, end in sentence_spans(text))
+    sentences = [sentence for sentence in found if any(map(str.isalpha, sentence))]  # a citation's number is none
+    return bool(sentences) and all(map(says_no_answer, sentences))
+
+
 def answer(question: str, **options: Any) -> Answer:
     """The finished answer; takes what `answer_stream` takes."""
     for event in answer_stream(question, **options):
@@ -199,7 +211,7 @@ def answer_stream(
     Raises UsageError for an empty question, and what the search and the engine raise.
     """
     settings = settings or AnswerSettings()
-    clock = _Clock()
+    clock = Clock()
     if not question.strip():
         raise UsageError("the question is empty; write what you want to know")
     language = language_of(question)
@@ -302,12 +314,15 @@ def _written(
         checker=checker,
     )
     clock.lap("check")
-    if stopped or (checked.citations and checked.support >= finish.settings.least_support):
+    if not stopped and only_says_no_answer(text):
+        # Before its words are looked for: passages that speak of passages and answers would bear it out.
+        yield from finish.declined(model, draft=text)
+    elif stopped or (checked.citations and checked.support >= finish.settings.least_support):
         marked = flags(checked.text, packed.shown, " ".join([*finish.found.queries, *(m.text for m in writer.earlier)]))
         clock.lap("flag")
         yield finish.answered(checked.text, model, citations=checked.citations, flags=marked, checker=checked.checker)
     elif says_no_answer(text):
-        yield finish.refused(model, draft=text)
+        yield from finish.declined(model, draft=text)
     else:
         # Nothing of what the model wrote stands in the passages: better the passages' own words.
         yield from finish.quoted(f"{model}+quote", draft=text)
@@ -346,7 +361,7 @@ class _Writer:
         ours = self.settings
         selected = select(
             found,
-            most=ours.most_passages,
+            most=ours.most_passages or (TRAINED_PASSAGES if self.trained else None),
             least_relevance=ours.shown_relevance,
             least_share=ours.shown_share,
             near_copy=ours.near_copy,
@@ -409,10 +424,17 @@ class _Finish:
     embedder: "Embedder | None"
     documents: "_Documents"
     settings: AnswerSettings
-    clock: "_Clock"
+    clock: "Clock"
 
     def refused(self, model: str, *, draft: str = "") -> Finished:
         return self.answered(REFUSALS[self.language], model, refused=True, draft=draft)
+
+    def declined(self, model: str, *, draft: str) -> Iterator[AnswerEvent]:
+        """A model says that there is no answer; where the search is surer, the sources speak for themselves."""
+        if self.confidence >= self.settings.quote_from:
+            yield from self.quoted(f"{model}+quote", draft=draft)
+        else:
+            yield self.refused(model, draft=draft)
 
     def quoted(self, model: str, *, draft: str = "") -> Iterator[AnswerEvent]:
         """The sources' own sentences; a refusal where none fits."""
@@ -475,25 +497,3 @@ class _Documents:
             return self._read(document_id)
         except MissingError:
             return None
-
-
-class _Clock:
-    """Milliseconds between laps, by name."""
-
-    def __init__(self) -> None:
-        self.times: dict[str, float] = {}
-        self._began = self._last = time.perf_counter()
-
-    def add(self, times: Mapping[str, float]) -> None:
-        self.times.update(times)
-
-    def lap(self, name: str, *, without: Sequence[str] = ()) -> None:
-        """The time since the last lap, less the times that have names of their own already."""
-        now = time.perf_counter()
-        took = (now - self._last) * 1000 - sum(self.times.get(other, 0.0) for other in without)
-        self.times[name] = round(self.times.get(name, 0.0) + max(0.0, took), 2)
-        self._last = now
-
-    def done(self) -> dict[str, float]:
-        times = {name: value for name, value in self.times.items() if name != "outside"}
-        return {**times, "total": round((time.perf_counter() - self._began) * 1000, 2)}

@@ -49,16 +49,17 @@ class Findable(Protocol):
 class FindSettings:
     """What helps a search, and how long it may take."""
 
-    rewriter: str = "previous"
-    """"none", "previous" (the question, and it together with the one before), "model" (the answering engine's adapter
-    for rewriting, else a plan by that engine), "plan" or "plan:ENGINE" (a plan by it), or an engine that condenses."""
+    rewriter: str = "auto"
+    """"none", "previous" (the question, and it together with the one before), "auto" (the adapter for rewriting that
+    the answering engine has, else "previous"), "model" (that adapter, else a plan by that engine), "plan" or
+    "plan:ENGINE" (a plan by it), or an engine that condenses."""
     expand: bool = False
     """Whether a question with a short or long form that the documents define ("QR", "Query Rewriting") is searched for
     in its other form too."""
     passage: bool = False
     """Whether a plan imagines a passage with the answer, to search by its meaning (HyDE)."""
-    reranker: str = "none"
-    """"none", or a reranker: a folder or a name."""
+    reranker: str = "packaged"
+    """"none", "packaged" (the one that comes with Fathom), or another: a folder or a name."""
     rerank_depth: int = 20
     """Hits that a reranker reads."""
     least_relevance: float | None = None

@@ -133,16 +133,19 @@ def _answer(question: Question, hits: Sequence[Hit]) -> str:
 
 
 def held_out_questions(found: QuestionSet, making: Making, *, embedder: "Embedder", cache: Path) -> Iterator[Any]:
-    """Rows of a question file with the questions of the held-out documents; the share `unanswerable` of them is asked
-    of the nearest document that does not hold the answer."""
+    """Rows of a question file with the questions of the held-out documents; the share `unanswerable` of the answerable
+    ones is asked of the nearest document that does not hold the answer."""
     away = held_out_documents(found, making.hold_out)
     starts = {document.id: text_start(document) for document in found.documents}
     dataset = RetrievalDataset(f"{found.name}-questions", found.form, "", found.documents, {}, {})
     with indexed(dataset, embedder, cache) as collection:
         for question in found.questions:
-            if question.source not in away or not question.answers:
+            if question.source not in away or (question.answerable and not question.answers):
                 continue
             row: dict[str, Any] = {"id": question.id, "question": question.text}
+            if not question.answerable:
+                yield {**row, "answerable": False, "documents": list(question.documents)}
+                continue
             draw = random.Random(f"{making.seed} held out {question.id}")
             if draw.random() < making.unanswerable:
                 hits = collection.search(question.text, k=PASSAGES).hits

@@ -119,22 +119,23 @@ class Shelf:
             self._open.clear()
 
 
-def engines_of(settings: "Settings", shelf: Shelf) -> Engines:
-    """The models that can be picked: one a profile, that of the settings first chosen."""
+def engines_of(settings: "Settings", warm: Callable[[], None]) -> Engines:
+    """The models that can be picked: one a profile, that of the settings first chosen. `warm` loads what else answers
+    need, while one of them loads."""
     from app.profiles import profiles_here
 
     choices = [
-        _choice(with_profile(settings, state.name), shelf, state.name, missing="" if state.writes else state.missing)
+        _choice(with_profile(settings, state.name), warm, state.name, missing="" if state.writes else state.missing)
         for state in profiles_here(settings)
     ]
     return Engines(choices, settings.profile)
 
 
-def _choice(settings: "Settings", shelf: Shelf, name: str, *, missing: str) -> EngineChoice:
+def _choice(settings: "Settings", warm: Callable[[], None], name: str, *, missing: str) -> EngineChoice:
     def load() -> tuple[Any, str]:
         # It loads in a process of its own, while the embedding model loads in this one.
         llm = build.engine(settings, tell=background.note)
-        shelf.warm()
+        warm()
         return llm, llm.metadata.model_name
 
     # A model of the settings' own that is not there fails when it is loaded, which says more than a look can.
@@ -144,8 +145,13 @@ def _choice(settings: "Settings", shelf: Shelf, name: str, *, missing: str) -> E
 
 def parts_of(settings: "Settings", shelf: Shelf) -> Parts:
     """What the page needs, over the real collections and the real engines."""
-    engines = engines_of(settings, shelf)
     assistance = Assistance(settings)
+
+    def warm() -> None:
+        shelf.warm()
+        assistance.load()
+
+    engines = engines_of(settings, warm)
 
     def answer(
         question: str,

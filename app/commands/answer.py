@@ -83,7 +83,10 @@ def search(
 
     conditions = [parse_filter(text) for text in filters or ()]
     assistance = Assistance(run.settings)
-    with open_collection(run.settings, collection) as opened, _planner(run, assistance) as planner:
+    with (
+        open_collection(run.settings, collection) as opened,
+        _planner(run, assistance, strict=rerank is not None) as planner,
+    ):
         result = found(
             run.settings,
             opened,
@@ -106,7 +109,7 @@ def search(
 
 
 @contextmanager
-def _planner(run: Run, assistance: "Assistance") -> "Iterator[Planner]":
+def _planner(run: Run, assistance: "Assistance", *, strict: bool) -> "Iterator[Planner]":
     """The planner, with what it and the reranker need loaded: no time limit is spent on that. An engine is opened where
     the settings' own word asks for the one that answers."""
     from contextlib import closing, nullcontext
@@ -121,7 +124,7 @@ def _planner(run: Run, assistance: "Assistance") -> "Iterator[Planner]":
             llm = engine(run.settings)
         with closing(llm) if asks else nullcontext():  # type: ignore[type-var]
             planner = assistance.planner(llm if asks else None, strict=True)
-            assistance.load(planner)
+            assistance.load(planner, strict=strict)
             yield planner
 
 
@@ -239,7 +242,7 @@ def ask(
             show("opening", 0, 0)
             llm = None if quote else engine(run.settings, tell=lambda text: run.terminal.note(text, style="dim"))
             planner = assistance.planner(llm, strict=rewrite is not None)
-            assistance.load(planner)
+            assistance.load(planner, strict=rerank is not None)
         answer = _follow(
             run.terminal,
             answer_events(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from retrieval.limited import Stop
 from retrieval.prompts import Language, Message, language_of, neutral
 from retrieval.rewriting.asking import asked_of
+from retrieval.rewriting.rules import refers, with_previous
 from retrieval.sentences import sentence_spans
 from retrieval.support import content_tokens
 from retrieval.tokenising import tokens
@@ -37,7 +38,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
-    """`text` is what to search for. `fallback` says why it is the question as asked; "" where it is a rewrite.
+    """`text` is what to search for. `fallback` says why it is not what the model wrote; "" where it is.
+
+    It is then the question as asked, or, where the model left a question "unchanged" that points at what was said
+    before, it after the one before: a small rewriter did so with half of the handbook's follow-ups.
 
     `raw` is what the model wrote, "" where it was not asked.
     """
@@ -122,6 +126,8 @@ class LanguageModelRewriter:
         text, problem = cleaned_rewrite(raw, question)
         if text and strays(text, question):
             text, problem = "", "strays"
+        if text and refers(question) and tokens(text) == tokens(question):
+            return Rewritten(with_previous(question, history), "unchanged", raw)
         return Rewritten(text or question.strip(), problem, raw)
 
 

@@ -13,6 +13,10 @@ from retrieval.roles import REWRITER, has_role, in_role
 if TYPE_CHECKING:
     from llama_index.core.llms import LLM
 
+AUTO = "auto"
+RULES = ("none", "previous")
+"""Words that never need a model."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -21,6 +25,7 @@ def planner_named(name: str | None, llm: "Callable[[str | None], LLM]", *, passa
 
     none        the question as asked
     previous    it, and it together with the last question before it (None too)
+    auto        the answering engine's adapter for rewriting where it has one, else "previous"
     model       the answering engine's adapter for rewriting where it has one, else a plan by that engine itself
     plan[:E]    a plan by the answering engine, or by the engine E
     E           the engine E condenses: an adapter trained for it, or whatever else it is
@@ -32,11 +37,11 @@ def planner_named(name: str | None, llm: "Callable[[str | None], LLM]", *, passa
     if name in (None, "previous"):
         return WithPrevious()
     assert name is not None
-    if name == "model":
+    if name in (AUTO, "model"):
         engine = llm(None)
         if has_role(engine, REWRITER):
             return Condensing(in_role(engine, REWRITER))
-        return Planning(engine, passage=passage)
+        return Planning(engine, passage=passage) if name == "model" else WithPrevious()
     if name == "plan" or name.startswith("plan:"):
         return Planning(llm(engine_word(name)), passage=passage)
     return Condensing(in_role(llm(name), REWRITER))
@@ -44,7 +49,7 @@ def planner_named(name: str | None, llm: "Callable[[str | None], LLM]", *, passa
 
 def engine_word(name: str) -> str | None:
     """The engine that a word for a planner with a model speaks of; None is the one that answers."""
-    if name in ("model", "plan"):
+    if name in (AUTO, "model", "plan"):
         return None
     return name.removeprefix("plan:") or None
 
@@ -56,6 +61,8 @@ def rewriter_named(name: str | None, llm: "Callable[[str | None], LLM]") -> Rewr
     if name in (None, "previous"):
         return with_previous
     planner = planner_named(name, llm)
+    if isinstance(planner, WithPrevious):
+        return with_previous
     return planner.rewriter if isinstance(planner, Condensing) else PlannedQuestion(planner)
 
 

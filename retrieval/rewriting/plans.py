@@ -24,7 +24,7 @@ class Plan:
 
     `standalone` is the question that stands alone: reranking and quotations go by it. `sure_by` are the queries whose
     hits tell how sure an answer is. `note` is a word for why a model's text was not taken, "" where it was or none was
-    asked: "empty", "too long", "prose", "strays", "form" or "language".
+    asked: "empty", "too long", "prose", "strays", "unchanged", "form" or "language".
     """
 
     queries: tuple[str, ...]

@@ -62,10 +62,13 @@ def test_a_search_can_follow_a_conversation_and_tells_its_steps(fathom: Fathom, 
     asked = ("search", "And what causes them?", "--history", str(tmp_path / "history.json"))
     told = json.loads(fathom(*asked, "--steps", "--json").stdout)
     assert told["queries"] == ["And what causes them?", "What are spring tides? And what causes them?"]
-    assert told["standalone"] == told["queries"][1] and told["hits"][0]["document"] == "tides.txt"
+    assert told["standalone"] == told["queries"][1]
+    first = json.loads(fathom(*asked, "--rerank", "none", "--json").stdout)[0]
+    assert first["document"] == "tides.txt"
     assert [(step["step"], step["did"]) for step in told["steps"]] == [
         ("rewrite", "with_previous"),
         ("search", "searched"),
+        ("rerank", "reranked"),
     ]
     assert json.loads(fathom(*asked, "--json").stdout) == told["hits"]  # the bare list is what it always was
     shown = fathom(*asked, "--rewrite", "none").stderr
@@ -132,7 +135,23 @@ def test_without_an_engine_a_model_rewriter_says_so_and_with_one_it_plans(tmp_pa
     planning = Assistance(settings).planner(ScriptedLLM(say=lambda prompt: ""))
     assert isinstance(planning, Planning) and planning.passage
     assert isinstance(Assistance(load_settings(tmp_path)).planner(None), WithPrevious)
-    assert Assistance(load_settings(tmp_path)).reranker() is None
+    plain = ScriptedLLM(say=lambda prompt: "")
+    assert isinstance(Assistance(load_settings(tmp_path)).planner(plain), WithPrevious)
+    off = replace(load_settings(tmp_path), assist=FindSettings(reranker="none"))
+    assert Assistance(off).reranker() is None
+
+
+def test_a_reranker_that_is_not_there_keeps_nobody_from_searching_unless_it_was_asked_for(
+    fathom: Fathom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(settings: Any, word: str, llm: Any) -> Any:
+        raise MissingError(f"the reranker '{word}' is not on this machine")
+
+    monkeypatch.setattr("app.rerankers.reranker_named", missing)
+    told = json.loads(fathom("search", "tides", "--steps", "--json").stdout)
+    assert told["hits"][0]["document"] == "tides.txt"
+    assert told["steps"][-1]["skipped"] == "no_engine" and "not on this machine" in str(told["steps"][-1])
+    assert "not on this machine" in fathom("search", "tides", "--rerank", "R", code=1).stderr
 
 
 def test_another_engine_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

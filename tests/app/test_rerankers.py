@@ -1,5 +1,7 @@
 """The words for rerankers."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,7 @@ import pytest
 from scripted_judge import ScriptedJudge
 from scripted_llm import ScriptedLLM
 
-from app.rerankers import LanguageModelWord, language_model_word, reranker_identity, reranker_named
+from app.rerankers import LanguageModelWord, calibration_of, language_model_word, reranker_identity, reranker_named
 from app.settings import Settings
 from retrieval.errors import MissingError, UsageError
 from retrieval.llm_reranking.calibration import Platt, write_calibration
@@ -71,6 +73,12 @@ def test_a_calibration_beside_the_model_is_used_and_decides_the_scores(tmp_path:
     assert after["engine"] == str(folder) and after["prompt_version"] == "judge-1"
     made: Any = reranker_named(settings, word, lambda name: ScriptedJudge(weigh=lambda text: 0.5))
     assert made.calibrated and made.calibration == Platt(1.5, -2.0, 100, 0.4)
+    role = tmp_path / "role"
+    shutil.copytree(folder, role)
+    write_calibration(role, Platt(2.5, -1.0, 80, 0.5))
+    own = replace(settings, engine=replace(settings.engine, model=folder, adapters={"reranker": role}))
+    assert calibration_of(own, None) == Platt(2.5, -1.0, 80, 0.5)
+    assert calibration_of(replace(own, engine=replace(own.engine, adapters={})), None) == Platt(1.5, -2.0, 100, 0.4)
     assert reranker_identity(settings, "none", lambda name: name) is None
     assert reranker_identity(settings, "score:http://127.0.0.1:1/v1#m", lambda name: name) == {
         "server": "http://127.0.0.1:1/v1",

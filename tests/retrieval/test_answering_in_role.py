@@ -1,6 +1,7 @@
 """An engine with an adapter for answering writes under it, asked as the adapter was trained."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fakes import five_documents
@@ -8,7 +9,7 @@ from llama_index.core.base.llms.types import ChatMessage, ChatResponse, LLMMetad
 from llama_index.core.bridge.pydantic import PrivateAttr
 from llama_index.core.llms.custom import CustomLLM
 
-from retrieval.answering import AnswerSettings, answer
+from retrieval.answering import TRAINED_PASSAGES, AnswerSettings, answer
 from retrieval.collection import Collection
 from retrieval.passages import Document
 
@@ -83,3 +84,34 @@ def test_an_answer_in_the_questions_words_is_borne_out_where_the_question_is_ans
         "What is the lighthouse?", collection=collection, llm=SpeakingLLM(reply="lighthouse [1]"), settings=EVERYTHING
     )
     assert echoed.draft == "lighthouse [1]", "a model that has not learnt to is taken to repeat the question"
+
+
+def test_the_adapter_is_shown_the_best_two_passages_where_nobody_says_how_many(collection: Collection) -> None:
+    collection.add(five_documents())
+    asked = {"collection": collection, "search_mode": "lexical", "k": 5}
+
+    def shown(settings: AnswerSettings, question: str = "tides and bread and diesel") -> int:
+        llm = AdaptedLLM(reply="Knead the dough well.")
+        answer(question, llm=llm, settings=settings, **asked)
+        messages = llm._adapted._shown or llm._shown
+        return str(messages[-1].content).count("<passage number=")
+
+    assert shown(EVERYTHING) == TRAINED_PASSAGES < shown(replace(EVERYTHING, answerer=False))
+    assert shown(replace(EVERYTHING, most_passages=1)) == 1
+
+
+def test_a_model_that_says_that_there_is_no_answer_is_not_borne_out_by_passages_about_answers(
+    collection: Collection,
+) -> None:
+    text = "Passages are cut from documents. A model should say so where passages do not answer a question."
+    collection.add([Document(uri="rag.md", text=text, content_hash="1")])
+    llm = AdaptedLLM()
+    llm._adapted = SpeakingLLM(reply="The passages do not answer this question. [1]")
+    asked = {"collection": collection, "llm": llm, "search_mode": "lexical"}
+    found = answer("What should a model say about passages?", settings=EVERYTHING, **asked)
+    assert found.refused and not found.citations and found.draft
+    sure = answer("What should a model say about passages?", settings=replace(EVERYTHING, quote_from=0.0), **asked)
+    assert not sure.refused and sure.model.endswith("+quote") and "A model should say so" in sure.text
+    llm._adapted = SpeakingLLM(reply="The passages do not answer it. A model should say so [1].")
+    partly = answer("What should a model say about passages?", settings=EVERYTHING, **asked)
+    assert not partly.refused and "A model should say so" in partly.text

@@ -24,7 +24,7 @@ def command(
         typer.Option(
             "--rewriter",
             metavar="NAME",
-            help="none, previous (the question before put in front), model, plan, plan:ENGINE, or an engine that "
+            help="none, previous (the question before put in front), auto, model, plan, plan:ENGINE, or an engine that "
             "condenses; an adapter's folder stands for the model that comes with Fathom under it.",
             show_default="previous",
         ),

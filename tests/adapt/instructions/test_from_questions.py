@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,20 @@ def test_questions_of_held_out_documents_are_never_examples_and_can_be_measured(
             assert span.document == gold and text[span.start : span.end] == question.answers[0]
     write_examples(tmp_path / "examples.jsonl", examples)
     assert len(list(read_examples(tmp_path / "examples.jsonl"))) == len(examples)
+
+
+def test_a_held_out_question_that_nothing_answers_is_measured_as_such(tmp_path: Path) -> None:
+    found = made_set(tmp_path / "set")
+    none = replace(found.questions[-1], id="none", answers=(), evidence=(), answerable=False)
+    with_it = replace(found, questions=(*found.questions, none))
+    making = Making(hold_out=0.3, unanswerable=0.0)
+    rows = held_out_questions(with_it, making, embedder=HashingEmbedder(), cache=tmp_path / "cache")
+    assert [(row["id"], row.get("answerable", True)) for row in rows] == [
+        ("q7", True),
+        ("q8", True),
+        ("q9", True),
+        ("none", False),
+    ]
 
 
 def test_impossible_wishes_are_refused() -> None:

@@ -18,6 +18,7 @@ from retrieval.rewriting.condensing import (
     rewrite_messages,
 )
 from retrieval.rewriting.naming import rewriter_named
+from retrieval.rewriting.plans import About, Condensing
 from retrieval.rewriting.rules import refers, with_previous
 
 HISTORY = [Message("user", "Who wrote Dune?"), Message("assistant", "Frank Herbert wrote Dune in 1965.")]
@@ -88,6 +89,15 @@ def test_one_line_is_taken_from_what_a_model_writes(raw: str, text: str) -> None
 def test_what_is_no_rewrite_leaves_the_question_as_asked(raw: str, why: str) -> None:
     assert cleaned_rewrite(raw, "When?") == ("", why)
     assert LanguageModelRewriter(writes(raw)).rewrite("When?", HISTORY) == Rewritten("When?", why, raw)
+
+
+def test_a_question_that_points_back_and_was_left_as_it_is_follows_the_one_before() -> None:
+    left = LanguageModelRewriter(writes("and when?")).rewrite("And when?", HISTORY)
+    assert left == Rewritten("Who wrote Dune? And when?", "unchanged", "and when?")
+    alone = "Which prizes did science fiction novels win in 1965?"
+    assert LanguageModelRewriter(writes(alone)).rewrite(alone, HISTORY) == Rewritten(alone, "", alone)
+    plan = Condensing(writes("And when?"))("And when?", HISTORY, About())
+    assert plan.queries == ("And when?", "Who wrote Dune? And when?") and plan.note == "unchanged"
 
 
 def test_a_turn_that_is_no_question_may_become_a_statement() -> None:

@@ -55,6 +55,18 @@ def test_model_is_the_engines_own_adapter_for_it_else_a_plan_by_the_engine() -> 
     assert isinstance(planner_named("plan", lambda name: both), Planning)
 
 
+def test_auto_asks_an_adapter_that_was_trained_for_it_and_no_other_model() -> None:
+    adapter = ScriptedLLM(say=lambda prompt: "When did Frank Herbert write Dune?")
+    both = ManyRoles(say=lambda prompt: "not asked", rewriter=adapter)
+    found = planner_named("auto", lambda name: both)
+    assert isinstance(found, Condensing)
+    assert found("When?", HISTORY, About()).queries == ("When did Frank Herbert write Dune?",)
+    plain = ScriptedLLM(say=lambda prompt: "not asked")
+    assert isinstance(planner_named("auto", lambda name: plain), WithPrevious)
+    assert rewriter_named("auto", lambda name: plain)("When?", HISTORY) == "Who wrote Dune? When?"
+    assert not plain.asked and not both.asked
+
+
 def test_a_plan_may_be_another_engines_and_a_bare_engine_condenses() -> None:
     asked: list[str | None] = []
 
