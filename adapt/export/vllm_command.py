@@ -16,6 +16,9 @@ from eval.models.adapter_base import adapter_base
 from eval.models.packaged import packaged_adapters
 from retrieval.errors import UsageError
 
+PACKAGED = "packaged"
+"""The word for all adapters that come with Fathom, as it is for the model they are on."""
+
 
 @dataclass(frozen=True)
 class Serving:
@@ -64,14 +67,15 @@ class Serving:
 
 def plan_serving(models: Path, name: str, adapters: Sequence[str] = (), *, cache: Path) -> Serving:
     """What to serve for a registered model (or what else `base_folder` finds) with adapters on it: registered ones,
-    those that come with Fathom by role, or folders. NAME may itself be an adapter: then its base is served with it.
+    those that come with Fathom by role ("packaged" is all of them), or folders. NAME may itself be an adapter: then its
+    base is served with it.
 
     Raises UsageError for an adapter of another base (by hash), one that vLLM refuses, and adapters that cannot be
     served together; MissingError, DamagedError.
     """
     from adapt.training.bases import base_folder
 
-    wanted = list(dict.fromkeys(adapters))
+    wanted = list(dict.fromkeys(word for named in adapters for word in _named(models, named)))
     if is_registered(models, name):
         entry = find(models, name)
         if entry.is_adapter:
@@ -97,6 +101,11 @@ def plan_serving(models: Path, name: str, adapters: Sequence[str] = (), *, cache
     folders = {one.name: one.folder for one in entries}
     rank = max_rank(folders.values()) if folders else None
     return Serving(name, folder, folders, rank, template, generation, tuple(notes))
+
+
+def _named(models: Path, word: str) -> Sequence[str]:
+    """The adapters that a word stands for."""
+    return [word] if word != PACKAGED or is_registered(models, word) else list(packaged_adapters())
 
 
 def _adapter(models: Path, name: str) -> Entry:

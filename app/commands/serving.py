@@ -30,7 +30,8 @@ def serve_model(
             "--adapters",
             "-a",
             metavar="A,B",
-            help="Adapters of this model, each a model to clients: registered, a folder, or a role that comes with it.",
+            help="Adapters of this model, each a model to clients: registered, a folder, or a role that comes with it "
+            "('packaged' is all of those).",
         ),
     ] = None,
     host: Annotated[str | None, typer.Option(metavar="HOST", help="Address.", show_default="127.0.0.1")] = None,

@@ -155,8 +155,8 @@ def resident_mb() -> float:
 
 
 def memory_mb(processes: Sequence[int]) -> tuple[float, float]:
-    """(RSS, PSS) of some processes together now, in MB (10^6 bytes), pages of mapped files included. A page that several
-    processes have counts whole in the RSS of each, and in PSS by its share. Raises FathomError."""
+    """(RSS, PSS) of some processes together now, in MB (10^6 bytes), pages of mapped files included. A page that
+    several processes have counts whole in the RSS of each, and in PSS by its share. Raises FathomError."""
     sums = {"Rss:": 0, "Pss:": 0}
     for pid in processes:
         try:

@@ -210,8 +210,9 @@ class SpeedPart:
         return Prepared(
             items=len(counts) * self.repeats,
             data=hashes_of(*(folder / "adapter_model.safetensors" for folder in there.values())),
-            described=f"{self.engine or 'the engine'} with {', '.join(map(str, counts))} of {', '.join(roles)}: prompts "
-            f"of {self.prompt_tokens[0]:,} tokens, {self.new_tokens} new, {self.repeats} times",
+            described=f"{self.engine or 'the engine'} with {', '.join(map(str, counts))} of the adapters "
+            f"{', '.join(roles)}: a prompt of {self.prompt_tokens[0]:,} tokens, {self.new_tokens} new, {self.repeats} "
+            "times",
             run=lambda folder, progress: measure(
                 lambda some: tools.adapted(self.engine, some),
                 roles,

@@ -1,8 +1,11 @@
 """Generation, serving, search and indexing as parts of a run: records, curves, errors, resuming. No clock is judged."""
 
+import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,8 @@ from llama_index.core.bridge.pydantic import PrivateAttr
 from llama_index.core.llms.custom import CustomLLM
 
 from eval.runs.parts import PartFolder, Tools
+from eval.speed.adapters import Adapted
+from eval.speed.measuring import resident_mb
 from eval.speed.part import SpeedPart
 from eval.speed.prompts import prompt
 from eval.speed.serving import curve, measure
@@ -126,6 +131,59 @@ def test_generation_has_a_record_for_each_length_and_repeat(tmp_path: Path) -> N
     assert len(llm._asked) == 7  # what is done is not asked again
     with pytest.raises(UsageError, match="reads 2,048 tokens, too few"):
         SpeedPart("generation", prompt_tokens=(2000,)).prepare(tools(llm))
+
+
+class AdaptedLLM(ScriptedLLM):
+    """With roles; who was asked is kept."""
+
+    _role: str = PrivateAttr(default="base")
+    _who: list[str] = PrivateAttr(default_factory=list)
+
+    def under(self, role: str) -> "AdaptedLLM":
+        view = self.model_copy()
+        view._role = role
+        return view
+
+    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
+        self._who.append(self._role)
+        return super().stream_chat(messages, **kwargs)
+
+
+def test_adapters_are_measured_in_fresh_engines_when_each_role_has_answered(tmp_path: Path) -> None:
+    llm, opened = AdaptedLLM(), []
+
+    @contextmanager
+    def adapted(word: str | None, roles: Sequence[str]) -> Iterator[Adapted]:
+        opened.append((word, tuple(roles)))
+        yield Adapted(llm, lambda: [os.getpid()])
+        opened.append("closed")
+
+    there = {}
+    for role in ("rewriter", "answerer"):
+        there[role] = tmp_path / role
+        there[role].mkdir()
+        (there[role] / "adapter_model.safetensors").write_bytes(role.encode())
+    at_hand = Tools(cache=Path("unused"), adapters=lambda: there, adapted=adapted)
+    part = SpeedPart("adapters", prompt_tokens=(60,), new_tokens=8, repeats=2)
+    folder, extras = run(part, at_hand, tmp_path / "run")
+    wanted = [(None, ()), (None, ("rewriter",)), (None, ("rewriter", "answerer"))] * 2
+    assert opened == [one for pair in wanted for one in (pair, "closed")]
+    assert llm._who == ["base", "base", *["base", "rewriter"] * 2, *["base", "rewriter", "answerer"] * 2] * 2
+    assert [(row["adapters"], row["repeats"], list(row["asked"])) for row in extras["adapted"]] == [
+        ([], 2, ["base"]),
+        (["rewriter"], 2, ["base", "rewriter"]),
+        (["rewriter", "answerer"], 2, ["base", "rewriter", "answerer"]),
+    ]
+    # This very process: what the kernel says of it, to within what the test itself takes meanwhile.
+    (row,) = extras["adapted"][2:]
+    assert 0 < row["pss_mb"] <= row["rss_mb"] == pytest.approx(resident_mb(), rel=0.2)
+    assert row["asked"]["answerer"]["completion_tokens"] == 3.0
+    assert folder.done()["2-adapters-1"]["metrics"]["2_adapters_pss_mb"] > 0
+    opened.clear()
+    run(replace(part, engine="vllm"), at_hand, tmp_path / "served")
+    assert [one for one in opened if one != "closed"] == [("vllm", ()), ("vllm", ("rewriter", "answerer"))] * 2
+    with pytest.raises(UsageError, match="no adapter to measure"):
+        part.prepare(replace(at_hand, adapters=dict))
 
 
 def test_serving_has_so_many_users_at_once_and_a_curve(tmp_path: Path) -> None:

@@ -64,6 +64,10 @@ def test_an_adapter_may_be_a_folder_or_one_that_comes_with_the_model(
     monkeypatch.setattr("adapt.export.vllm_command.packaged_adapters", lambda: {"rewriter": shipped})
     plan = plan_serving(models, "base", ["rewriter", str(made["medical"]), "legal"], cache=tmp_path / "c")
     assert plan.adapters == {"rewriter": shipped, "medical": made["medical"], "legal": models / "legal"}
+    assert plan_serving(models, "base", ["packaged", "legal"], cache=tmp_path / "c").adapters == {
+        "rewriter": shipped,
+        "legal": models / "legal",
+    }
     with pytest.raises(UsageError, match="'rewriter' was trained on 'base'"):
         plan_serving(models, "other", ["rewriter"], cache=tmp_path / "c")
 

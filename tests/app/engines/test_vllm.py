@@ -1,18 +1,25 @@
-"""The server engine on a real vLLM: streaming, counts, stop, eight users at once, and a server that goes away."""
+"""The server engine on a real vLLM that has the packaged model and its adapters: streaming, counts, stop, roles, eight
+users at once, and a server that goes away."""
 
 import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from llama_index.core.base.llms.types import ChatMessage
 
+from adapt.export.vllm_command import Serving, plan_serving
+from app.engines.local import LocalModel, open_local
 from app.engines.server import ServerLLM, load_server
+from app.engines.speaker import Manners
 from eval.baselines.install import baseline_python
-from eval.baselines.vllm_server import Running, as_safetensors, serving
-from eval.models.packaged import packaged_model
+from eval.baselines.vllm_server import Running, serving
+from eval.models.packaged import packaged_adapters
+from retrieval.embedding.load import EmbeddingSettings
 from retrieval.errors import MissingError, UsageError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
@@ -20,17 +27,23 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[Running]:
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Serving:
+    """What `fathom serve-model packaged --adapters packaged` tells vLLM."""
+    place = tmp_path_factory.mktemp("w")
+    try:
+        return plan_serving(place / "models", "packaged", ["packaged"], cache=EmbeddingSettings().cache_folder())
+    except MissingError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def running(plan: Serving) -> Iterator[Running]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)  # where build/ is
         if not baseline_python(name="vllm").exists():
             pytest.skip("needs build/vllm-venv: python -m eval.baselines.install vllm")
-        try:
-            model = as_safetensors(packaged_model())
-        except MissingError as error:
-            pytest.skip(str(error))
-        with serving(model) as server:
-            yield server
+        with serving(plan.model, extra=plan.flags()) as server:
+            yield replace(server, model=plan.name)
 
 
 @pytest.fixture
@@ -56,6 +69,39 @@ def test_the_server_tells_its_model_its_window_and_its_tokens(llm: ServerLLM, ru
     assert llm.count_tokens("Hello <|im_end|> world") == 4
     with pytest.raises(MissingError, match=f"no model 'other'; it has {running.model}"):
         load_server(running.url, model="other")
+
+
+def test_each_role_answers_by_its_own_adapter_and_none_as_the_base(llm: ServerLLM, plan: Serving) -> None:
+    """Held against transformers under peft: bf16 and fp32 differ by rounding, and adapters by far more."""
+    roles = packaged_adapters()
+    assert llm.roles == tuple(roles) and len(roles) >= 3
+    ones = {None: llm} | {role: llm.under(role) for role in roles}
+    choices = [" yes", " no", " The", "Yes", "1", "What", " is", "\n"]
+    prompts = [user("What are tides caused by?"), user("Is water wet? Answer with yes or no.")]
+    here = open_local(LocalModel(str(plan.model), adapters=roles, device="cpu"), Manners())
+    true = {role: _row(here.choice_logprobs([_plain(p) for p in prompts], choices, role=role)) for role in ones}
+    served = {role: _row(one.choice_logprobs(prompts, choices)) for role, one in ones.items()}
+    for role, row in served.items():
+        distances = {other: sum(abs(a - b) for a, b in zip(row, true[other], strict=True)) for other in ones}
+        assert min(distances, key=distances.__getitem__) == role, distances
+    # Asked at the same time, each says what it says alone, and nobody says what the base does.
+    said = {role: _said(one) for role, one in ones.items()}
+    assert len(set(said.values())) == len(ones), said
+    with ThreadPoolExecutor(len(ones)) as pool:
+        together = dict(zip(ones, pool.map(_said, ones.values()), strict=True))
+    assert {role: text[:12] for role, text in together.items()} == {role: text[:12] for role, text in said.items()}
+
+
+def _said(llm: ServerLLM) -> str:
+    return str(llm.chat(user("Passage: Tides are caused by the moon.\nQuestion: What causes tides?")).message.content)
+
+
+def _row(rows: list[list[float]]) -> list[float]:
+    return [value for row in rows for value in row]
+
+
+def _plain(messages: list[ChatMessage]) -> list[dict[str, str]]:
+    return [{"role": "user", "content": str(message.content)} for message in messages]
 
 
 def test_whole_streamed_and_asynchronous_answers_are_one(llm: ServerLLM) -> None:
