@@ -13,6 +13,8 @@ Post = Callable[[str, dict[str, Any]], Any]
 """A path and a body → the JSON that the server answers."""
 LIKELIEST = 20
 """Tokens whose probability is asked for at once; the most that vLLM and OpenAI's own servers tell."""
+NAMED = 100
+"""Tokens that vLLM is asked about by id in one request; it takes up to 128."""
 AT_ONCE = 16
 """Prompts in one request to vLLM, which reads them together."""
 
@@ -20,20 +22,44 @@ AT_ONCE = 16
 def weigh_by_vllm(
     post: Post, tokenize: Post, model: str, prompts: Sequence[str | Sequence[Message]], choices: Sequence[str]
 ) -> list[list[float]]:
-    """By token ids, so that a choice is what the tokenizer makes of it. Raises FathomError."""
+    """By token ids, so that a choice is what the tokenizer makes of it. Raises FathomError.
+
+    Each token of a choice is weighed as what would be written next. A prompt's own probabilities would say it too
+    (`prompt_logprobs`), but a vLLM with LoRA adapters tells wrong ones (github.com/vllm-project/vllm/issues/16668),
+    and on a CPU (0.32) it ends with all its models: only one too old to be asked by id is asked so.
+    """
     answers = [_ids(tokenize, model, choice) for choice in choices]
     questions = [_ids(tokenize, model, prompt) for prompt in prompts]
-    found: list[list[float | None]] = []
-    for begin in range(0, len(questions), AT_ONCE):
-        for likely in _likeliest(post, model, questions[begin : begin + AT_ONCE]):
-            found.append([likely.get(answer[0]) if len(answer) == 1 else None for answer in answers])
+    tokens = sorted({token for answer in answers for token in answer})
+    begun = {tuple(answer[:length]): None for answer in answers for length in range(len(answer))}
+    places = [(at, start) for at in range(len(questions)) for start in begun]
+    told: dict[tuple[int, tuple[int, ...]], dict[int, float]] = {place: {} for place in places}
+    for begin in range(0, len(places), AT_ONCE):
+        part = places[begin : begin + AT_ONCE]
+        before = [[*questions[at], *start] for at, start in part]
+        for first in range(0, len(tokens), NAMED):
+            named = _named(post, model, before, tokens[first : first + NAMED])
+            for place, row in zip(part, named, strict=True):
+                told[place] |= row
+    found: list[list[float | None]] = [
+        [_summed(told, at, answer) for answer in answers] for at in range(len(questions))
+    ]
     missing = [(at, n) for at, values in enumerate(found) for n, value in enumerate(values) if value is None]
     for begin in range(0, len(missing), AT_ONCE):
-        part = missing[begin : begin + AT_ONCE]
-        wholes = [questions[at] + answers[n] for at, n in part]
-        for (at, n), value in zip(part, _echoed(post, model, wholes, [len(answers[n]) for _, n in part]), strict=True):
+        lacking = missing[begin : begin + AT_ONCE]
+        wholes = [questions[at] + answers[n] for at, n in lacking]
+        lengths = [len(answers[n]) for _, n in lacking]
+        for (at, n), value in zip(lacking, _echoed(post, model, wholes, lengths), strict=True):
             found[at][n] = value
     return [[float(value) for value in values if value is not None] for values in found]
+
+
+def _summed(
+    told: Mapping[tuple[int, tuple[int, ...]], Mapping[int, float]], at: int, answer: Sequence[int]
+) -> float | None:
+    """ln P of all tokens of an answer to question `at`; None where one was not told."""
+    values = [told[at, tuple(answer[:place])].get(token) for place, token in enumerate(answer)]
+    return None if None in values else sum(value for value in values if value is not None)
 
 
 def weigh_by_text(
@@ -69,14 +95,15 @@ def _ids(tokenize: Post, model: str, prompt: str | Sequence[Message]) -> list[in
         raise _strange("tokens", error) from error
 
 
-def _likeliest(post: Post, model: str, questions: Sequence[list[int]]) -> list[dict[int, float]]:
-    """ln P of the likeliest next tokens, by id."""
+def _named(post: Post, model: str, questions: Sequence[list[int]], tokens: Sequence[int]) -> list[dict[int, float]]:
+    """ln P of these tokens as the next one, by id; of the likeliest ones where the server cannot be asked by id."""
     body = {
         "model": model,
         "prompt": list(questions),
         "max_tokens": 1,
         "temperature": 0.0,
         "logprobs": LIKELIEST,
+        "logprob_token_ids": list(tokens),
         "return_tokens_as_token_ids": True,
     }
     try:

@@ -18,10 +18,12 @@ Body = dict[str, Any]
 
 
 class Served:
-    """A tiny model of transformers behind the address, which tells its probabilities as vLLM 0.32 does."""
+    """A tiny model of transformers behind the address, which tells its probabilities as vLLM 0.32 does, or, `old`, as
+    those did that did not know `logprob_token_ids`."""
 
-    def __init__(self, model: LocalSpeaker) -> None:
-        self.model = model
+    def __init__(self, model: LocalSpeaker, old: bool = False) -> None:
+        self.model, self.old = model, old
+        self.echoes = 0
         self.asked: list[str] = []
 
     def __call__(self, path: str, body: Body) -> Body | None:
@@ -30,9 +32,14 @@ class Served:
             return {"tokens": self.ids(body)}
         if body.get("return_tokens_as_token_ids"):
             rows = [self.likeliest(ids, body["logprobs"]) for ids in body["prompt"]]
+            if not self.old:
+                assert len(body["logprob_token_ids"]) <= 128
+                told = [self.logprobs(ids)[-1] for ids in body["prompt"]]
+                rows = [{token: float(row[token]) for token in body["logprob_token_ids"]} for row in told]
             named = [{f"token_id:{token}": value for token, value in row.items()} for row in rows]
             return answers([{"logprobs": {"top_logprobs": [row]}} for row in named])
         if "prompt_logprobs" in body:
+            self.echoes += 1
             return answers([{"prompt_logprobs": self.echoed(ids)} for ids in body["prompt"]])
         if "top_logprobs" in body:
             row = self.likeliest(self.ids(body), body["top_logprobs"])
@@ -92,9 +99,11 @@ PROMPTS = ["the cat", "水温", [ChatMessage(role="user", content="the dog sat")
 PLAIN: list[Any] = ["the cat", "水温", [{"role": "user", "content": "the dog sat"}]]
 
 
+@pytest.mark.parametrize("old", [False, True])
 def test_vllm_tells_of_any_choice_however_unlikely_or_long(
-    llm: ServerLLM, speaker: Speaker, model: LocalSpeaker
+    llm: ServerLLM, speaker: Speaker, model: LocalSpeaker, old: bool
 ) -> None:
+    speaker.weigh = served = Served(model, old)
     letters = [chr(code) for code in range(ord("a"), ord("z"))]
     choices = [*letters, " mat and", "绿茶"]
     found = llm.choice_logprobs(PROMPTS * 7, choices)
@@ -102,6 +111,7 @@ def test_vllm_tells_of_any_choice_however_unlikely_or_long(
     assert len(found) == 21
     for number, row in enumerate(found):
         assert row == pytest.approx(wanted[number % 3], abs=1e-4)
+    assert bool(served.echoes) == old, "a vLLM with adapters would end at prompt_logprobs"
     with pytest.raises(UsageError, match="choices to weigh"):
         llm.choice_logprobs(PROMPTS, ["a", ""])
     with pytest.raises(UsageError, match="is empty"):
