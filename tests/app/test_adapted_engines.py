@@ -57,7 +57,7 @@ def test_the_command_shows_memory_and_answers_of_each_number_of_adapters(
         "--repeats",
         "1",
         "--prompt-tokens",
-        "60",
+        "300",
         "--new-tokens",
         "3",
         "--run",
