@@ -164,7 +164,7 @@ def test_a_role_of_an_engine_is_an_llm_of_its_own(llm: IsolatedLLM) -> None:
     stop = threading.Event()
     stop.set()
     with pytest.raises(FathomError, match="was stopped"):
-        views[0].choice_logprobs(["the cat"] * 200, ["a"], stop=stop)
+        views[0].choice_logprobs(["the cat"], ["a"], stop=stop)
     views[0].close()
     del views
     assert str(llm.chat(user("the cat sat on")).message.content) == base
