@@ -6,13 +6,14 @@ step. `load` is for commands, which would rather say so at once.
 
 import threading
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from app import build
 from retrieval.errors import FathomError, MissingError
+from retrieval.finding import FindSettings, as_tuned
 from retrieval.passages import Hit
-from retrieval.reranking.load import Reranker
+from retrieval.reranking.load import NONE, Reranker
 from retrieval.rewriting.naming import planner_named
 from retrieval.rewriting.plans import Planner, Unavailable
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from llama_index.core.llms import LLM
 
     from app.settings import Settings
+    from retrieval.collection import Collection
 
 
 class Assistance:
@@ -31,7 +33,11 @@ class Assistance:
         self._guard = threading.Lock()
         self._engine = cache(lambda name: build.engine_named(settings, name))
         self._answering: LLM | None = None
-        self._reranker = None if self.finding.reranker == "none" else LoadedLate(self._load_reranker)
+        self._rerankers: dict[str, LoadedLate] = {}
+
+    def finding_in(self, collection: "Collection") -> FindSettings:
+        """The settings, with what they leave open as it was found best for the collection."""
+        return as_tuned(self.finding, collection.tuned)
 
     def planner(self, llm: "LLM | None" = None, *, strict: bool = False) -> Planner:
         """The planner of the settings; `llm` is the engine that answers, where there is one.
@@ -54,13 +60,17 @@ class Assistance:
                 raise
             return Unavailable(error)
 
-    def reranker(self, llm: "LLM | None" = None) -> Reranker | None:
-        """The reranker of the settings; None where there is to be none. `llm` is the engine that answers, which is the
-        one that judges passages where the settings name no other."""
+    def reranker(self, llm: "LLM | None" = None, *, finding: FindSettings | None = None) -> "LoadedLate | None":
+        """The reranker of `finding` (None: of the settings); None where there is to be none. `llm` is the engine that
+        answers, which is the one that judges passages where the settings name no other."""
         self._answering = self._answering or llm
-        return self._reranker
+        word = (finding or self.finding).reranker
+        if word in (None, NONE):
+            return None
+        with self._guard:
+            return self._rerankers.setdefault(word, LoadedLate(partial(self._load_reranker, word)))
 
-    def _load_reranker(self) -> Reranker:
+    def _load_reranker(self, word: str) -> Reranker:
         from app.rerankers import reranker_named
 
         def engine(name: str | None) -> "LLM":
@@ -69,18 +79,24 @@ class Assistance:
             with self._guard:
                 return self._engine(name)
 
-        found = reranker_named(self.settings, self.finding.reranker, engine)
+        found = reranker_named(self.settings, word, engine)
         assert found is not None, "there is a reranker behind every word but none"
         return found
 
-    def load(self, planner: Planner) -> None:
-        """Wait until the planner's model and the reranker are ready, so that no time limit is spent on it. Raises what
-        keeps them from it."""
+    def load(self, planner: Planner, finding: FindSettings | None = None) -> None:
+        """Wait until the planner's model and the reranker of `finding` are ready, so that no time limit is spent on it.
+        Raises what keeps them from it; of a reranker that nobody but the collection asks for, its step tells that."""
         llm = getattr(planner, "llm", None)
         if llm is not None:
             llm.metadata  # noqa: B018  # an engine on this machine answers when its model is loaded
-        if self._reranker is not None:
-            self._reranker.load()
+        reranker = self.reranker(finding=finding)
+        if reranker is None:
+            return
+        try:
+            reranker.load()
+        except FathomError:
+            if self.finding.reranker is not None:
+                raise
 
 
 class LoadedLate:

@@ -214,6 +214,10 @@ def _identity(settings: Settings) -> Callable[..., Any]:
             return {"checker": LLM_WORD, "prompt_version": SUPPORT_VERSION, "engine": engine(name)}
         return checker_identity(kind, cache=settings.embedding.cache_folder())
 
+    def collection(name: str | None = None) -> dict[str, object]:
+        with open_collection(settings, name) as opened:
+            return opened.set_here()
+
     topics: dict[str, Callable[..., Any]] = {
         "embedding": embedding,
         "splitting": splitting,
@@ -225,6 +229,7 @@ def _identity(settings: Settings) -> Callable[..., Any]:
         "reranker": reranker,
         "checker": checker,
         "language_model": language_model,
+        "collection": collection,
     }
 
     @cache
