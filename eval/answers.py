@@ -107,7 +107,9 @@ class AnswersPart:
         chosen = sampled(found, self.limit, seed=self.sample_seed)
         if self.context != "closed-book":
             self._check_documents(found, chosen)
-        search = ("embedding", "splitting", "search", "assist", "answer") if self.context != "closed-book" else ()
+        search: tuple[str, ...] = ()
+        if self.context != "closed-book":
+            search = ("embedding", "splitting", "search", "assist", "answer")
         # What was set for the collection alone decides as the settings do.
         search += ("collection",) if stored is not None and stored.set_here() else ()
         checked = self.context != "closed-book" and not self.quote

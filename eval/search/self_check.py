@@ -6,7 +6,7 @@ Nothing is changed unless it is sure. It knows neither where what is found is ke
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,10 +165,10 @@ def _groups(questions: Sequence[Question]) -> dict[str, str]:
     return sources if len(set(sources.values())) >= LEAST_QUESTIONS else {name: name for name in sources}
 
 
-def _wanted(question: Question) -> list[Any]:
-    """A test of a hit for each thing to be found: an entry of the evidence, else a passage of a document that answers."""
+def _wanted(question: Question) -> list[Callable[[Hit], bool]]:
+    """A test of a hit for each thing to be found: an entry of the evidence, else a passage of one of its documents."""
 
-    def shows(spans: Sequence[GoldSpan]) -> Any:
+    def shows(spans: Sequence[GoldSpan]) -> Callable[[Hit], bool]:
         return lambda hit: any(overlaps(hit.source.uri, hit.passage.start, hit.passage.end, span) for span in spans)
 
     if question.evidence:
@@ -189,8 +189,9 @@ def _rerank(
     test = paired(tables[0], tables[1], clusters=groups, seed=seed)[MEASURE]
     low, high = test.difference.low, test.difference.high
     # On a handful the bootstrap's interval is too narrow; the exact test is not.
-    sure = test.p is not None and test.p <= LEVEL and low is not None and high is not None
-    best = True if sure and low > 0 else False if sure and high < 0 else None  # type: ignore[operator]
+    best = None
+    if test.p is not None and test.p <= LEVEL and low is not None and high is not None:
+        best = True if low > 0 else False if high < 0 else None
     now = finding.reranker == word
     seconds = float(np.median([one.seconds for one in asked]))
     adopt = best is not None and best != now
@@ -202,8 +203,8 @@ def _rerank(
     if best and seconds > finding.rerank_seconds:
         adopt = False
         notes.append(
-            f"reranking takes {seconds:.1f} s a question here and may take {finding.rerank_seconds:g} s, after which it "
-            "is left out; give it more with [assist] rerank_seconds before it is switched on"
+            f"reranking takes {seconds:.1f} s a question here and may take {finding.rerank_seconds:g} s, after which "
+            "it is left out; give it more with [assist] rerank_seconds before it is switched on"
         )
     return {
         "reranker": word,
