@@ -7,7 +7,7 @@ Nothing is changed unless it is sure. It knows neither where what is found is ke
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from eval.runs.parts import Progress
 from eval.search.refusals import Signal, left_out, signal
 from retrieval.collection import Collection
 from retrieval.errors import UsageError
-from retrieval.finding import FindSettings, find, reranked
+from retrieval.finding import FindSettings, as_tuned, find, reranked
 from retrieval.passages import Hit, Mode
 from retrieval.reranking.load import PACKAGED, Reranker
 from retrieval.tuned import Tuned
@@ -31,8 +31,8 @@ LEAST_QUESTIONS = 5
 """With fewer no exact test can tell two orders apart, and one odd question would decide everything."""
 MEASURE = "nDCG@10"
 LEVEL = 0.05
-MARGINS = (0.0, 0.5, 1.0, 2.0, 4.0)
-"""What is tried of how far the cut stays below the lowest gold passage, in gaps between the two lowest."""
+MARGINS = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""What is tried of how far the cut stays below the lowest passage that answers, as logits: 1 is a third of the odds."""
 LEAST_DROPPED = 0.5
 """Passages a question: a cut that drops fewer is not worth a setting."""
 _NEAREST = 1e-9
@@ -77,7 +77,7 @@ def self_check(
     """What the questions of a file say of a collection's settings, ready for JSON: sections `rerank`,
     `least_relevance` and `refusal`, each None where nothing can be told, with the reason in `notes`.
 
-    `finding` is in use for this collection now, as `as_tuned` gives it, and `threshold` its confidence; `word` names
+    `finding` are the settings, and `threshold` the confidence that is in use for the collection; `word` names
     the `reranker` (None: leave it out), and `k` passages are read. Unanswerable questions are those of the file and of
     `refusals`. Raises UsageError for fewer than LEAST_QUESTIONS with a document that answers them, and what reading,
     searching and reranking raise.
@@ -110,9 +110,10 @@ def self_check(
         for number, question in enumerate(gold, 1):
             asked.append(ask(question, collection, reranker, depth=finding.rerank_depth, k=k, mode=mode))
             progress("reranking", number, len(gold))
-        found["rerank"] = _rerank(asked, groups, finding, word, seed, notes)
+        found["rerank"] = _rerank(asked, groups, as_tuned(finding, collection.tuned), word, seed, notes)
         if getattr(reranker, "calibrated", False):
-            found["least_relevance"] = _least_relevance(asked, groups, finding, word, k, seed, notes)
+            now = as_tuned(replace(finding, reranker=word), collection.tuned).least_relevance
+            found["least_relevance"] = _least_relevance(asked, groups, now, word, k, seed, notes)
         else:
             notes.append(
                 f"the reranker '{word}' gives scores that are no probabilities, so that no least relevance can be set "
@@ -235,7 +236,7 @@ def _gain(hits: Sequence[Hit], question: Question) -> float:
 def _least_relevance(
     asked: Sequence[Asked],
     groups: Mapping[str, str],
-    finding: FindSettings,
+    now: float | None,
     word: str,
     k: int,
     seed: int,
@@ -257,7 +258,6 @@ def _least_relevance(
     if best is None:
         notes.append("no least relevance: the passages that answer are of so different relevance that none is safe")
         return None
-    now = finding.least_relevance if finding.reranker == word else None
     kept = {one.question.id: float(_kept(one.shown(k), best)) for one in asked}
     dropped = {one.question.id: len(one.shown(k)) - kept[one.question.id] for one in asked}
     table = estimates({"kept": kept, "dropped": dropped}, clusters=groups, seed=seed)
@@ -285,15 +285,9 @@ def cut_below(lowest: Sequence[float]) -> float | None:
     if len(lowest) < 3:
         return None
     logits = sorted(_logit(value) for value in lowest)
-    for margin in MARGINS:
-        # Left out, any but the lowest lies above the cut of the others, which is under the lowest.
-        if logits[0] >= _below(logits[1:], margin):
-            return _rounded_down(1.0 / (1.0 + math.exp(-_below(logits, margin))))
-    return None
-
-
-def _below(logits: Sequence[float], margin: float) -> float:
-    return logits[0] - margin * (logits[1] - logits[0])
+    # Left out, any but the lowest is kept by the cut of the others, which lies under the lowest.
+    margin = next((margin for margin in MARGINS if logits[0] >= logits[1] - margin), None)
+    return None if margin is None else _rounded_down(1.0 / (1.0 + math.exp(margin - logits[0])))
 
 
 def _logit(value: float) -> float:

@@ -19,7 +19,6 @@ def check_collection(
     from app.evaluation import tools
     from eval.search.self_check import self_check, to_keep
     from retrieval.answering import PASSAGES, threshold
-    from retrieval.finding import as_tuned
     from retrieval.reranking.load import NONE, PACKAGED
 
     ours = run.settings
@@ -33,7 +32,7 @@ def check_collection(
         found = self_check(
             questions,
             opened,
-            finding=as_tuned(ours.assist, before),
+            finding=ours.assist,
             reranker=None if word == NONE else tools(ours).reranker(word),
             word=word,
             threshold=threshold(opened, ours.answer),
