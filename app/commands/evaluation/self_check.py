@@ -1,5 +1,5 @@
-"""`fathom eval tune QUESTIONS --collection NAME`: a handful of questions → what is worth setting for a collection, in
-words, and kept there where that was asked for. It measures nothing itself."""
+"""`fathom eval tune … --collection NAME`: a handful of questions → what is worth setting for it, said, and kept there
+where that was asked for. It measures nothing itself."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
