@@ -31,9 +31,11 @@ from retrieval.storage.accelerators import Accelerators
 from retrieval.storage.catalogue import Catalogue, DocumentRow
 from retrieval.storage.file_memory import roots
 from retrieval.storage.locking import WriterLock
+from retrieval.tuned import Tuned
 
 CATALOGUE = "catalogue.sqlite"
 REFUSAL_THRESHOLD = "refusal_threshold"
+TUNED = "tuned"
 # Candidates per leg before fusion.
 DEPTH = 100
 
@@ -257,6 +259,20 @@ class Collection:
             else:
                 self.catalogue.set_setting(REFUSAL_THRESHOLD, repr(float(value)))
 
+    @property
+    def tuned(self) -> Tuned | None:
+        """How it is best reranked (retrieval/tuned.py); None where nobody has found out. Raises DamagedError."""
+        text = self.catalogue.setting(TUNED)
+        return None if text is None else Tuned.from_json(text, self.name)
+
+    def set_tuned(self, value: Tuned | None) -> None:
+        """Kept with the collection, and exported with it; None takes it back."""
+        with self.catalogue.transaction():
+            if value is None:
+                self.catalogue.forget_setting(TUNED)
+            else:
+                self.catalogue.set_setting(TUNED, value.to_json())
+
     # -- writing ---------------------------------------------------------------------------------------------------
 
     def add(
@@ -438,8 +454,16 @@ class Collection:
             **self.accelerators.describe(),
             "fingerprint": dict(self.fingerprint.describe()),
             "adapter": (self.folder / IN_COLLECTION).is_dir(),
+            "set_here": self.set_here(),
             "folders": dict(roots(self.catalogue)),
         }
+
+    def set_here(self) -> dict[str, object]:
+        """What was set for this collection alone, by name; empty where nothing was. Raises DamagedError."""
+        found: dict[str, object] = {REFUSAL_THRESHOLD: self.refusal_threshold}
+        if (tuned := self.tuned) is not None:
+            found |= {"reranker": tuned.reranker, "rerank": tuned.rerank, "least_relevance": tuned.least_relevance}
+        return {name: value for name, value in found.items() if value is not None}
 
 
 class _Clock:
