@@ -17,6 +17,7 @@ from types import TracebackType
 import numpy as np
 
 from retrieval.answerability import MeaningScale
+from retrieval.clock import Clock
 from retrieval.embedding.adapter import IN_COLLECTION, keep_copy, kept_in
 from retrieval.embedding.embedder import Embedder
 from retrieval.embedding.loader import EmbedderLoader
@@ -331,7 +332,7 @@ class Collection:
             raise UsageError("the question is empty; write what you want to know")
         if mode not in ("lexical", "dense", "hybrid") or k < 1:
             raise UsageError(f"mode '{mode}', k {k}: the mode is lexical, dense or hybrid, and k at least 1")
-        clock = _Clock()
+        clock = Clock()
         documents = self.catalogue.document_ids(filters, owners) if filters or owners is not None else None
         clock.lap("filter")
         depth = max(self.settings.depth, k)
@@ -350,7 +351,7 @@ class Collection:
             dense = dict(legs["dense"])
             clock.lap("dense")
         if words is not None:
-            legs["lexical"], clock.milliseconds["lexical"] = words.result()
+            legs["lexical"], clock.times["lexical"] = words.result()
             lexical = dict(legs["lexical"])
             clock.lap("waiting")
         fused: dict[int, float] = {}
@@ -366,16 +367,16 @@ class Collection:
         best = ranked(fused or dense or lexical, k)
         hits = self._hits(best, dense, lexical, fused) if fetch else ()
         clock.lap("fetch")
-        return SearchResult(hits, clock.milliseconds, best, legs)
+        return SearchResult(hits, clock.times, best, legs)
 
     def _search_words(
         self, query: str, depth: int, documents: set[int] | None
     ) -> tuple[list[tuple[int, float]], float]:
         """(passages with their BM25, milliseconds)."""
-        clock = _Clock()
+        clock = Clock()
         found = self.accelerators.search_lexical(query, depth, documents)
         clock.lap("lexical")
-        return found, clock.milliseconds["lexical"]
+        return found, clock.times["lexical"]
 
     def _legs(self) -> ThreadPoolExecutor:
         with self._embedder_guard:
@@ -464,16 +465,3 @@ class Collection:
         if (tuned := self.tuned) is not None:
             found |= {"reranker": tuned.reranker, "rerank": tuned.rerank, "least_relevance": tuned.least_relevance}
         return {name: value for name, value in found.items() if value is not None}
-
-
-class _Clock:
-    """Milliseconds between laps, by name."""
-
-    def __init__(self) -> None:
-        self.milliseconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.milliseconds[name] = self.milliseconds.get(name, 0.0) + (now - self._last) * 1000.0
-        self._last = now
