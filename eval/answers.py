@@ -191,7 +191,7 @@ class _Help:
     def of(cls, part: AnswersPart, tools: Tools, llm: "LLM | None", tuned: "Tuned | None") -> "_Help":
         if part.context != "retrieved":  # chosen passages are not to be searched for otherwise, reordered or left out
             return cls(WithPrevious(), None, FindSettings())
-        found = tools.assist or FindSettings()
+        found = tools.assist or FindSettings(rewriter="previous", reranker=NONE)  # what needs no model
         # A figure must not depend on what else the machine does: steps take the time they take, and it is recorded.
         found = replace(
             found,
