@@ -7,13 +7,14 @@ step. `load` is for commands, which would rather say so at once.
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from app import build
 from retrieval.errors import FathomError, MissingError
+from retrieval.finding import FindSettings, as_tuned
 from retrieval.passages import Hit
-from retrieval.reranking.load import Reranker
+from retrieval.reranking.load import NONE, Reranker
 from retrieval.rewriting.naming import AUTO, planner_named
 from retrieval.rewriting.plans import Planner, Unavailable, WithPrevious
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from llama_index.core.llms import LLM
 
     from app.settings import Settings
+    from retrieval.collection import Collection
 
 
 _log = logging.getLogger(__name__)
@@ -35,7 +37,11 @@ class Assistance:
         self._guard = threading.Lock()
         self._engine = cache(lambda name: build.engine_named(settings, name))
         self._answering: LLM | None = None
-        self._reranker = None if self.finding.reranker == "none" else LoadedLate(self._load_reranker)
+        self._rerankers: dict[str, LoadedLate] = {}
+
+    def finding_in(self, collection: "Collection") -> FindSettings:
+        """The settings, with what they leave open as it was found best for the collection."""
+        return as_tuned(self.finding, collection.tuned)
 
     def planner(self, llm: "LLM | None" = None, *, strict: bool = False) -> Planner:
         """The planner of the settings; `llm` is the engine that answers, where there is one.
@@ -60,13 +66,17 @@ class Assistance:
                 raise
             return Unavailable(error)
 
-    def reranker(self, llm: "LLM | None" = None) -> Reranker | None:
-        """The reranker of the settings; None where there is to be none. `llm` is the engine that answers, which is the
-        one that judges passages where the settings name no other."""
+    def reranker(self, llm: "LLM | None" = None, *, finding: FindSettings | None = None) -> "LoadedLate | None":
+        """The reranker of `finding` (None: of the settings alone); None where there is to be none. `llm` is the engine
+        that answers, and judges passages where the settings name no other."""
         self._answering = self._answering or llm
-        return self._reranker
+        word = (finding or as_tuned(self.finding, None)).reranker
+        if word in (None, NONE):
+            return None
+        with self._guard:
+            return self._rerankers.setdefault(word, LoadedLate(partial(self._load_reranker, word)))
 
-    def _load_reranker(self) -> Reranker:
+    def _load_reranker(self, word: str) -> Reranker:
         from app.rerankers import reranker_named
 
         def engine(name: str | None) -> "LLM":
@@ -75,24 +85,23 @@ class Assistance:
             with self._guard:
                 return self._engine(name)
 
-        found = reranker_named(self.settings, self.finding.reranker, engine)
+        found = reranker_named(self.settings, word, engine)
         assert found is not None, "there is a reranker behind every word but none"
         return found
 
-    def load(self, planner: Planner | None = None, *, strict: bool = False) -> None:
-        """Wait until the planner's model and the reranker are ready, so that no time limit is spent on it.
-
-        Raises what keeps the planner from it, and the reranker if `strict`; else the search says what did.
-        """
+    def load(self, planner: Planner | None = None, finding: FindSettings | None = None) -> None:
+        """Wait until the planner's model and the reranker of `finding` are ready, so that no time limit is spent on it.
+        Raises what keeps them from it; of a reranker that the settings do not name, its step tells that."""
         llm = getattr(planner, "llm", None)
         if llm is not None:
             llm.metadata  # noqa: B018  # an engine on this machine answers when its model is loaded
-        if self._reranker is None:
+        reranker = self.reranker(finding=finding)
+        if reranker is None:
             return
         try:
-            self._reranker.load()
+            reranker.load()
         except FathomError as error:
-            if strict:
+            if self.finding.reranker is not None:
                 raise
             _log.warning("hits will not be reranked: %s", error)
 

@@ -114,7 +114,7 @@ def roles_wanted(settings: Settings) -> frozenset[str]:
     used = {
         ANSWERER: settings.answer.answerer,
         REWRITER: settings.assist.rewriter in (AUTO, "model"),
-        RERANKER: settings.assist.reranker.partition(":")[0] == "llm",
+        RERANKER: (settings.assist.reranker or "").partition(":")[0] == "llm",
     }
     return frozenset(role for role, is_used in used.items() if is_used)
 
@@ -275,14 +275,15 @@ def found(
     """What is found for a question, with the help that the settings say."""
     from retrieval.finding import find
 
+    finding = assistance.finding_in(collection)
     return find(
         question,
         history,
         collection=collection,
         filters=filters,
         planner=planner,
-        reranker=assistance.reranker(),
-        settings=assistance.finding,
+        reranker=assistance.reranker(finding=finding),
+        settings=finding,
         **settings.search.per_query(),
     )
 
@@ -306,6 +307,7 @@ def answer_events(
     from retrieval.answering import answer_stream
 
     assistance = assistance or Assistance(settings)
+    finding = assistance.finding_in(collection)
     chosen = settings.search.per_query()
     mode = chosen.pop("mode", None)
     if k is not None:
@@ -324,8 +326,8 @@ def answer_events(
         settings=settings.answer,
         checker=support_checker(settings, llm),
         planner=planner or assistance.planner(llm),
-        reranker=assistance.reranker(llm),
-        finding=assistance.finding,
+        reranker=assistance.reranker(llm, finding=finding),
+        finding=finding,
         stop=stop,
         **chosen,
     )

@@ -139,6 +139,7 @@ def tools(settings: Settings) -> "Tools":
 
 def _identity(settings: Settings) -> Callable[..., Any]:
     """See `Tools.identity`. Threads, devices and time limits are left out: they change figures by rounding at most."""
+    from retrieval.finding import as_tuned
     from retrieval.rewriting.naming import RULES, engine_word
 
     def embedding() -> dict[str, Any]:
@@ -191,7 +192,7 @@ def _identity(settings: Settings) -> Callable[..., Any]:
         return {name: getattr(ours, name) for name in names} | {
             "rewriter": word,
             "rewritten_by": engine(other) if other else None,
-            "reranker": reranker(named or ours.reranker),
+            "reranker": reranker(named or as_tuned(ours, None).reranker),
         }
 
     def reranker(name: str | None = None) -> Any:
@@ -218,6 +219,10 @@ def _identity(settings: Settings) -> Callable[..., Any]:
             return {"checker": LLM_WORD, "prompt_version": SUPPORT_VERSION, "engine": engine(name)}
         return checker_identity(kind, cache=settings.embedding.cache_folder())
 
+    def collection(name: str | None = None) -> dict[str, object]:
+        with open_collection(settings, name) as opened:
+            return opened.set_here()
+
     topics: dict[str, Callable[..., Any]] = {
         "embedding": embedding,
         "splitting": splitting,
@@ -229,6 +234,7 @@ def _identity(settings: Settings) -> Callable[..., Any]:
         "reranker": reranker,
         "checker": checker,
         "language_model": language_model,
+        "collection": collection,
     }
 
     @cache

@@ -24,9 +24,10 @@ from eval.runs.running import run_items
 from eval.search.indexed import described, indexed
 from retrieval.answering import PASSAGES, AnswerSettings, Finished, Searched, Token, answer_stream, says_no_answer
 from retrieval.errors import UsageError
-from retrieval.finding import FindSettings
+from retrieval.finding import FindSettings, as_tuned
 from retrieval.passages import Mode
 from retrieval.prompts import PROMPT_VERSION, closed_book_messages
+from retrieval.reranking.load import NONE
 from retrieval.rewriting.plans import WithPrevious
 from retrieval.supporting.lexical import LEXICAL
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from retrieval.reranking.load import Reranker
     from retrieval.rewriting.plans import Planner
     from retrieval.supporting.checker import SupportChecker
+    from retrieval.tuned import Tuned
 
 TABLE_RESAMPLES = 1_000
 PATIENCE = 599.0
@@ -105,7 +107,11 @@ class AnswersPart:
         chosen = sampled(found, self.limit, seed=self.sample_seed)
         if self.context != "closed-book":
             self._check_documents(found, chosen)
-        search = ("embedding", "splitting", "search", "assist", "answer") if self.context != "closed-book" else ()
+        search: tuple[str, ...] = ()
+        if self.context != "closed-book":
+            search = ("embedding", "splitting", "search", "assist", "answer")
+        # What was set for the collection alone decides as the settings do.
+        search += ("collection",) if stored is not None and stored.set_here() else ()
         checked = self.context != "closed-book" and not self.quote
         how = "quoting" if self.quote else self.engine or "the engine of the settings"
         drawn = f" of {len(found.questions):,}" if len(chosen) < len(found.questions) else ""
@@ -156,7 +162,7 @@ def _run(
             contexts = Contexts(collection, part.context, part.search, part.k, part.distractors, part.sample_seed)
             checker = _checker(part, tools, settings, llm)
             about |= {"checker": dict(checker.described)} if checker is not None else {}
-            helped = _Help.of(part, tools, llm)
+            helped = _Help.of(part, tools, llm, collection.tuned)
             about["assist"] = asdict(helped.finding)
             do = _WithPassages(contexts, llm, settings, refusals, checker, helped)
         run_items(
@@ -182,10 +188,10 @@ class _Help:
     finding: FindSettings
 
     @classmethod
-    def of(cls, part: AnswersPart, tools: Tools, llm: "LLM | None") -> "_Help":
+    def of(cls, part: AnswersPart, tools: Tools, llm: "LLM | None", tuned: "Tuned | None") -> "_Help":
         if part.context != "retrieved":  # chosen passages are not to be searched for otherwise, reordered or left out
             return cls(WithPrevious(), None, FindSettings())
-        found = tools.assist or FindSettings()
+        found = tools.assist or FindSettings(rewriter="previous", reranker=NONE)  # what needs no model
         # A figure must not depend on what else the machine does: steps take the time they take, and it is recorded.
         found = replace(
             found,
@@ -194,7 +200,8 @@ class _Help:
             rewrite_seconds=PATIENCE,
             rerank_seconds=PATIENCE,
         )
-        reranker = None if found.reranker == "none" else tools.reranker(found.reranker)
+        found = as_tuned(found, tuned)
+        reranker = None if found.reranker == NONE else tools.reranker(found.reranker)
         planner = WithPrevious() if found.rewriter == "previous" else tools.planner(found.rewriter, llm)
         return cls(planner, reranker, found)
 

@@ -17,6 +17,7 @@ from types import TracebackType
 import numpy as np
 
 from retrieval.answerability import MeaningScale
+from retrieval.clock import Clock
 from retrieval.embedding.adapter import IN_COLLECTION, keep_copy, kept_in
 from retrieval.embedding.embedder import Embedder
 from retrieval.embedding.loader import EmbedderLoader
@@ -31,9 +32,11 @@ from retrieval.storage.accelerators import Accelerators
 from retrieval.storage.catalogue import Catalogue, DocumentRow
 from retrieval.storage.file_memory import roots
 from retrieval.storage.locking import WriterLock
+from retrieval.tuned import Tuned
 
 CATALOGUE = "catalogue.sqlite"
 REFUSAL_THRESHOLD = "refusal_threshold"
+TUNED = "tuned"
 # Candidates per leg before fusion.
 DEPTH = 100
 
@@ -257,6 +260,20 @@ class Collection:
             else:
                 self.catalogue.set_setting(REFUSAL_THRESHOLD, repr(float(value)))
 
+    @property
+    def tuned(self) -> Tuned | None:
+        """How it is best reranked (retrieval/tuned.py); None where nobody has found out. Raises DamagedError."""
+        text = self.catalogue.setting(TUNED)
+        return None if text is None else Tuned.from_json(text, self.name)
+
+    def set_tuned(self, value: Tuned | None) -> None:
+        """Kept with the collection, and exported with it; None takes it back."""
+        with self.catalogue.transaction():
+            if value is None:
+                self.catalogue.forget_setting(TUNED)
+            else:
+                self.catalogue.set_setting(TUNED, value.to_json())
+
     # -- writing ---------------------------------------------------------------------------------------------------
 
     def add(
@@ -315,7 +332,7 @@ class Collection:
             raise UsageError("the question is empty; write what you want to know")
         if mode not in ("lexical", "dense", "hybrid") or k < 1:
             raise UsageError(f"mode '{mode}', k {k}: the mode is lexical, dense or hybrid, and k at least 1")
-        clock = _Clock()
+        clock = Clock()
         documents = self.catalogue.document_ids(filters, owners) if filters or owners is not None else None
         clock.lap("filter")
         depth = max(self.settings.depth, k)
@@ -334,7 +351,7 @@ class Collection:
             dense = dict(legs["dense"])
             clock.lap("dense")
         if words is not None:
-            legs["lexical"], clock.milliseconds["lexical"] = words.result()
+            legs["lexical"], clock.times["lexical"] = words.result()
             lexical = dict(legs["lexical"])
             clock.lap("waiting")
         fused: dict[int, float] = {}
@@ -350,16 +367,16 @@ class Collection:
         best = ranked(fused or dense or lexical, k)
         hits = self._hits(best, dense, lexical, fused) if fetch else ()
         clock.lap("fetch")
-        return SearchResult(hits, clock.milliseconds, best, legs)
+        return SearchResult(hits, clock.times, best, legs)
 
     def _search_words(
         self, query: str, depth: int, documents: set[int] | None
     ) -> tuple[list[tuple[int, float]], float]:
         """(passages with their BM25, milliseconds)."""
-        clock = _Clock()
+        clock = Clock()
         found = self.accelerators.search_lexical(query, depth, documents)
         clock.lap("lexical")
-        return found, clock.milliseconds["lexical"]
+        return found, clock.times["lexical"]
 
     def _legs(self) -> ThreadPoolExecutor:
         with self._embedder_guard:
@@ -438,18 +455,13 @@ class Collection:
             **self.accelerators.describe(),
             "fingerprint": dict(self.fingerprint.describe()),
             "adapter": (self.folder / IN_COLLECTION).is_dir(),
+            "set_here": self.set_here(),
             "folders": dict(roots(self.catalogue)),
         }
 
-
-class _Clock:
-    """Milliseconds between laps, by name."""
-
-    def __init__(self) -> None:
-        self.milliseconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.milliseconds[name] = self.milliseconds.get(name, 0.0) + (now - self._last) * 1000.0
-        self._last = now
+    def set_here(self) -> dict[str, object]:
+        """What was set for this collection alone, by name; empty where nothing was. Raises DamagedError."""
+        found: dict[str, object] = {REFUSAL_THRESHOLD: self.refusal_threshold}
+        if (tuned := self.tuned) is not None:
+            found |= {"reranker": tuned.reranker, "rerank": tuned.rerank, "least_relevance": tuned.least_relevance}
+        return {name: value for name, value in found.items() if value is not None}

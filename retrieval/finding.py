@@ -19,11 +19,12 @@ from retrieval.fusion import ranked, reciprocal_rank
 from retrieval.limited import NotDone, Stop, limited
 from retrieval.passages import Hit, Mode
 from retrieval.prompts import Message, language_of
-from retrieval.reranking.load import Reranker
+from retrieval.reranking.load import NONE, PACKAGED, Reranker
 from retrieval.rewriting.expansion import in_other_form, other_forms, short_forms
 from retrieval.rewriting.need import NoNeed, no_need
 from retrieval.rewriting.plans import About, Plan, Planner, WithPrevious, plan_as_asked, plan_with_previous
 from retrieval.steps import Did, Skipped, Step
+from retrieval.tuned import Tuned
 
 if TYPE_CHECKING:
     from retrieval.collection import SearchResult
@@ -58,13 +59,14 @@ class FindSettings:
     in its other form too."""
     passage: bool = False
     """Whether a plan imagines a passage with the answer, to search by its meaning (HyDE)."""
-    reranker: str = "packaged"
-    """"none", "packaged" (the one that comes with Fathom), or another: a folder or a name."""
+    reranker: str | None = None
+    """"none", "packaged" (the one that comes with Fathom), or another: a folder or a name. None is "packaged", unless
+    the collection was found to be better without."""
     rerank_depth: int = 20
     """Hits that a reranker reads."""
     least_relevance: float | None = None
     """Probability of relevance from which a reranked hit is kept, where the reranker gives probabilities; the best one
-    always is. None keeps all."""
+    always is. None is what was found best for the collection with this reranker, and keeps all where nothing was."""
     rewrite_seconds: float = 2.0
     """Longest time for a model to say what to search for. Condensing takes the embedded model 0.7 s on two quiet cores,
     so that a machine with other work still makes it; people wait for the first word after that."""
@@ -72,7 +74,7 @@ class FindSettings:
     """Longest time for a reranker. 20 passages take a small encoder 0.3 to 1.3 s on two cores."""
 
     def __post_init__(self) -> None:
-        if not self.rewriter.strip() or not self.reranker.strip():
+        if not self.rewriter.strip() or (self.reranker is not None and not self.reranker.strip()):
             raise UsageError("a rewriter or reranker without a name; write 'none' for none")
         if not 1 <= self.rerank_depth <= 1000:
             raise UsageError(f"rerank_depth is a number of hits from 1 to 1000; {self.rerank_depth} was given")
@@ -81,6 +83,21 @@ class FindSettings:
         for name in ("rewrite_seconds", "rerank_seconds"):
             if not 0.0 < getattr(self, name) < 600.0:
                 raise UsageError(f"{name} is a time above 0 and below 600 s; {getattr(self, name)} was given")
+
+
+def as_tuned(settings: FindSettings, tuned: Tuned | None) -> FindSettings:
+    """The settings, with what they leave open as it was found best for a collection; `reranker` is a word then.
+
+    Collections come from elsewhere too, and a word may name a model to fetch or a server to send passages to: of itself
+    one switches nothing but the reranker that comes with Fathom.
+    """
+    word = settings.reranker
+    if word is None:
+        word = NONE if tuned is not None and tuned.rerank is False and tuned.reranker == PACKAGED else PACKAGED
+    least = settings.least_relevance
+    if least is None and tuned is not None and tuned.reranker == word:
+        least = tuned.least_relevance
+    return replace(settings, reranker=word, least_relevance=least)
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,7 +149,10 @@ def parts_of(settings: "Settings", shelf: Shelf) -> Parts:
 
     def warm() -> None:
         shelf.warm()
-        assistance.load()
+        try:
+            assistance.load()
+        except FathomError as error:
+            _log.warning("hits will not be reranked: %s", error)
 
     engines = engines_of(settings, warm)
 

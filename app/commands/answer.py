@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from app.assistance import Assistance
     from app.terminal import Terminal
     from retrieval.answering import AnswerEvent
+    from retrieval.collection import Collection
     from retrieval.finding import Found
     from retrieval.rewriting.plans import Planner
 
@@ -83,10 +84,7 @@ def search(
 
     conditions = [parse_filter(text) for text in filters or ()]
     assistance = Assistance(run.settings)
-    with (
-        open_collection(run.settings, collection) as opened,
-        _planner(run, assistance, strict=rerank is not None) as planner,
-    ):
+    with open_collection(run.settings, collection) as opened, _planner(run, assistance, opened) as planner:
         result = found(
             run.settings,
             opened,
@@ -109,7 +107,7 @@ def search(
 
 
 @contextmanager
-def _planner(run: Run, assistance: "Assistance", *, strict: bool) -> "Iterator[Planner]":
+def _planner(run: Run, assistance: "Assistance", collection: "Collection") -> "Iterator[Planner]":
     """The planner, with what it and the reranker need loaded: no time limit is spent on that. An engine is opened where
     the settings' own word asks for the one that answers."""
     from contextlib import closing, nullcontext
@@ -124,7 +122,7 @@ def _planner(run: Run, assistance: "Assistance", *, strict: bool) -> "Iterator[P
             llm = engine(run.settings)
         with closing(llm) if asks else nullcontext():  # type: ignore[type-var]
             planner = assistance.planner(llm if asks else None, strict=True)
-            assistance.load(planner, strict=strict)
+            assistance.load(planner, assistance.finding_in(collection))
             yield planner
 
 
@@ -242,7 +240,7 @@ def ask(
             show("opening", 0, 0)
             llm = None if quote else engine(run.settings, tell=lambda text: run.terminal.note(text, style="dim"))
             planner = assistance.planner(llm, strict=rewrite is not None)
-            assistance.load(planner, strict=rerank is not None)
+            assistance.load(planner, assistance.finding_in(opened))
         answer = _follow(
             run.terminal,
             answer_events(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.commands import filling, reembedding, refusal
+from app.commands import filling, reembedding, refusal, reranking
 from app.commands.options import AsJson, CollectionName, Filters, Run, Wait, Workspace, begin
 from app.failures import DONE_WITH_ERRORS, FAILED
 from app.workspace import DEFAULT_COLLECTION, collection_name
@@ -19,6 +19,7 @@ app.command("sync")(filling.sync)
 app.command("add")(filling.add)
 app.command("library-docs")(filling.library_docs)
 app.command("refusal")(refusal.refusal)
+app.command("rerank")(reranking.rerank)
 app.command("reembed")(reembedding.reembed)
 
 

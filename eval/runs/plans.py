@@ -90,6 +90,7 @@ TOPICS: Mapping[str, tuple[str, ...]] = {
     "rewriter": ("rewriter",),
     "assist": ("planner", "reranker"),
     "checker": ("engine", "support"),
+    "collection": ("collection",),
 }
 """What results may rely on → the fields of a part that name something else than the settings do."""
 

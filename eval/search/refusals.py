@@ -84,32 +84,67 @@ class RefusalQuestions:
             signals.append(signal(question, collection))
             progress("refusals", number, len(asked))
         fitted = fit(signals[: len(self.dev)], now)
-        rest, names = signals[len(self.dev) :], [question.id for question in self.test]
-        clusters = {question.id: question.source for question in self.test if question.source}
-        sides = [_table(rest, names, chosen) for chosen in (now, fitted)]
-        found = paired(sides[0], sides[1], clusters=clusters, seed=seed)
-        figures = [estimates(side, clusters=clusters, seed=seed) for side in sides]
-        difference = found["right"].difference
+        rest = signals[len(self.dev) :]
+        compared = _compared(rest, self.test, [now] * len(rest), [fitted] * len(rest), seed)
         return {
             "now": now,
             "best": fitted,
             "fitted_on": len(self.dev),
             "measured_on": len(self.test),
-            **{
-                side: {
-                    name: {"value": estimate.value, "low": estimate.low, "high": estimate.high}
-                    for name, estimate in by.items()
-                }
-                for side, by in zip(("figures_now", "figures_best"), figures, strict=True)
-            },
-            "difference": {
-                "value": difference.value,
-                "low": difference.low,
-                "high": difference.high,
-                "p": found["right"].p,
-            },
-            "adopt": fitted != now and difference.low is not None and difference.low > 0,
+            **compared,
+            "adopt": fitted != now and _is_better(compared),
         }
+
+
+def left_out(questions: Sequence[Question], signals: Sequence[Signal], now: float, seed: int) -> dict[str, Any]:
+    """As `RefusalQuestions.tune` for a handful: the threshold is fitted on all, and measured on the questions of each
+    document in turn as it is fitted without them. Both kinds are there, each at least twice."""
+    groups = [question.source or f"\0{question.id}" for question in questions]
+    without: dict[str, float] = {}
+    for group in dict.fromkeys(groups):
+        others = [found for found, own in zip(signals, groups, strict=True) if own != group]
+        without[group] = fit(others, now) if len({found.answerable for found in others}) == 2 else now
+    best = fit(signals, now)
+    compared = _compared(signals, questions, [now] * len(signals), [without[group] for group in groups], seed)
+    return {
+        "now": now,
+        "best": best,
+        "fitted_on": len(signals),
+        "measured_on": len(signals),
+        **compared,
+        "adopt": best != now and _is_better(compared),
+    }
+
+
+def _compared(
+    signals: Sequence[Signal], questions: Sequence[Question], now: Sequence[float], best: Sequence[float], seed: int
+) -> dict[str, Any]:
+    """Shares refused and balanced accuracy with two thresholds a question, paired."""
+    names = [question.id for question in questions]
+    clusters = {question.id: question.source for question in questions if question.source}
+    sides = [_table(signals, names, chosen) for chosen in (now, best)]
+    found = paired(sides[0], sides[1], clusters=clusters, seed=seed)["right"]
+    figures = [estimates(side, clusters=clusters, seed=seed) for side in sides]
+    return {
+        **{
+            side: {
+                name: {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+                for name, estimate in by.items()
+            }
+            for side, by in zip(("figures_now", "figures_best"), figures, strict=True)
+        },
+        "difference": {
+            "value": found.difference.value,
+            "low": found.difference.low,
+            "high": found.difference.high,
+            "p": found.p,
+        },
+    }
+
+
+def _is_better(compared: Mapping[str, Any]) -> bool:
+    low = compared["difference"]["low"]
+    return low is not None and low > 0
 
 
 def signal(question: Question, collection: Collection, k: int = PASSAGES) -> Signal:
@@ -141,11 +176,11 @@ def fit(signals: Sequence[Signal], now: float) -> float:
     return min((row for row in scored if row[0] >= most - SLACK), key=lambda row: (row[1], -row[0]))[2]
 
 
-def _table(signals: Sequence[Signal], names: Sequence[str], least: float) -> dict[str, dict[str, Value]]:
+def _table(signals: Sequence[Signal], names: Sequence[str], least: Sequence[float]) -> dict[str, dict[str, Value]]:
     table: dict[str, dict[str, Value]] = {"right": {}, "refusal_recall": {}, "over_refusal": {}}
     counts = {kind: sum(found.answerable is kind for found in signals) for kind in (True, False)}
-    for name, found in zip(names, signals, strict=True):
-        refused = found.confidence < least
+    for name, found, limit in zip(names, signals, least, strict=True):
+        refused = found.confidence < limit
         # Weighted so that both kinds count half: the mean is the balanced accuracy.
         weight = len(signals) / (2 * counts[found.answerable])
         table["right"][name] = weight * float(refused != found.answerable)

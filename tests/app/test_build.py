@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from app.build import engine_named
+from app.build import adapters_of, engine_named, roles_wanted
 from app.engines.embedded import EmbeddedModel
 from app.engines.generating import TimeLimits
 from app.engines.local import LocalModel
 from app.engines.speaker import Manners
-from app.settings import Settings, load_settings
+from app.settings import EngineSettings, Settings, load_settings
 from retrieval.errors import MissingError, UsageError
 
 URL = "http://127.0.0.1:8000/v1"
@@ -42,10 +42,17 @@ def settings(workspace: Path, **variables: str) -> Settings:
     )
 
 
+SHIPPED = adapters_of(EngineSettings(), roles_wanted(load_settings(Path("none"), environment={})))
+"""What the packaged model is loaded with, where nobody says otherwise."""
+
+
 def test_no_word_is_the_engine_of_the_settings(asked: list[Any], tmp_path: Path) -> None:
     engine_named(settings(tmp_path, threads="2", max_new_tokens="9", total_seconds="7"), None)
     first, others = asked.pop()
-    assert (first, others["chosen"]) == ("embedded", EmbeddedModel(cache=tmp_path / "cache", threads=2))
+    assert (first, others["chosen"]) == (
+        "embedded",
+        EmbeddedModel(cache=tmp_path / "cache", threads=2, adapters=SHIPPED),
+    )
     assert others["manners"] == Manners(max_new_tokens=9, limits=TimeLimits(total=7.0))
     assert others["log"] == tmp_path / "logs" / "engine.log"
     ours = settings(tmp_path, url=URL, model="org/base", api_key="sk-1", max_new_tokens="9", concurrency="3")
@@ -58,7 +65,10 @@ def test_a_word_replaces_the_model_and_leaves_the_rest(asked: list[Any], tmp_pat
     ours = settings(tmp_path, url=URL, model="base", max_new_tokens="9", threads="2")
     engine_named(ours, "embedded")
     first, others = asked.pop()
-    assert (first, others["chosen"]) == ("embedded", EmbeddedModel(cache=tmp_path / "cache", threads=2))
+    assert (first, others["chosen"]) == (
+        "embedded",
+        EmbeddedModel(cache=tmp_path / "cache", threads=2, adapters=SHIPPED),
+    )
     assert others["manners"] == Manners(max_new_tokens=9)
     for path in (tmp_path, tmp_path / "m.gguf"):
         engine_named(ours, str(path))

@@ -54,7 +54,7 @@ def stored(tmp_path: Path, uri: str) -> str:
 def test_the_json_of_a_search_is_the_contract(
     fathom: Fathom, tmp_path: Path, mode: str, question: str, document: str
 ) -> None:
-    hits = json.loads(fathom("search", question, "--mode", mode, "--json").stdout)
+    hits = json.loads(fathom("search", question, "--mode", mode, "--rerank", "none", "--json").stdout)
     assert [hit["rank"] for hit in hits] == list(range(1, len(hits) + 1))
     for hit in hits:
         assert list(hit) == ["rank", "score", "document", "title", "page", "start", "end", "text", "scores"]
@@ -64,6 +64,8 @@ def test_the_json_of_a_search_is_the_contract(
     leg = {"lexical": "lexical", "dense": "dense", "hybrid": "fused"}[mode]
     assert hits[0]["score"] == hits[0]["scores"][leg]
     assert hits[0]["scores"]["rerank"] is None
+    for hit in json.loads(fathom("search", question, "--mode", mode, "--json").stdout):
+        assert hit["score"] == hit["scores"]["rerank"] and 0.0 < hit["score"] < 1.0
 
 
 def test_filters_and_k_reach_the_search(fathom: Fathom) -> None:

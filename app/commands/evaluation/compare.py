@@ -1,5 +1,6 @@
 """`fathom eval compare A B`: words of the command line → a table of differences, the worst losses, gates, exit code."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -43,7 +44,19 @@ def command(
     worst: Annotated[
         int, typer.Option("--worst", metavar="N", min=0, help="Items to show that lost and that gained most.")
     ] = 5,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of the resamples.")] = 0,
+    beside: Annotated[
+        Path | None,
+        typer.Option(
+            "--beside", metavar="FILE", help="Write answers of both, drawn at random, side by side (Markdown)."
+        ),
+    ] = None,
+    drawn: Annotated[
+        int | None,
+        typer.Option("--drawn", metavar="N", min=1, help="With --beside: how many questions.", show_default="10"),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", min=0, help="Seed of the resamples and of what is drawn.")
+    ] = 0,
     workspace: Workspace = None,
     as_json: AsJson = False,
 ) -> int:
@@ -59,11 +72,31 @@ def command(
     with run.terminal.progress() as show:
         show("comparing", 0, 0)
         found = compare(before, after, parts=pairs, gates=gates, worst=worst, seed=seed)
+    if beside is not None:
+        _write_beside(beside, before, after, found, drawn, seed)
     if as_json:
         run.terminal.json(found.to_json())
     else:
         _print(run, found)
     return 0 if found.passed else 1
+
+
+def _write_beside(
+    file: Path, before: "RunResult", after: "RunResult", found: "Comparison", drawn: int | None, seed: int
+) -> None:
+    from eval.comparison.beside import DRAWN, side_by_side
+    from retrieval.errors import UsageError
+
+    part = next((part for part in found.parts if part.kind == "answers"), None)
+    if part is None:
+        raise UsageError(
+            "--beside shows answers, and these runs have none in common; they come of 'fathom eval answers'"
+        )
+    text = side_by_side(before, after, part_a=part.a, part_b=part.b, drawn=drawn or DRAWN, seed=seed)
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{file} cannot be written: {error.strerror}") from error
 
 
 def _opened(run: Run, word: str) -> "tuple[RunResult, str | None]":

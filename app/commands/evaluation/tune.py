@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.commands.evaluation.options import DryRun, Fresh, RunName, Seed
+from app.commands.evaluation.self_check import check_collection, refusal_line, signed
 from app.commands.options import AsJson, Run, Workspace, begin
 from retrieval.errors import UsageError
 
@@ -73,6 +74,19 @@ def command(
     rewriter: Annotated[
         str | None, typer.Option("--rewriter", metavar="NAME", help="What rewrites queries.", show_default=False)
     ] = None,
+    collection: Annotated[
+        str | None,
+        typer.Option(
+            "--collection",
+            "-c",
+            metavar="NAME",
+            help="Check this collection with a handful of questions to it: reranking, least relevance, refusal.",
+            show_default=False,
+        ),
+    ] = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="With --collection: keep there what was found; else nothing is changed.")
+    ] = False,
     run_name: RunName = None,
     fresh: Fresh = False,
     dry_run: DryRun = False,
@@ -82,12 +96,10 @@ def command(
 ) -> None:
     """Try settings on some questions by successive halving, confirm the best on others, and say what to write down.
 
-    Nothing is changed: the lines for fathom.toml are printed, and only for what was found better than now.
+    Nothing is changed: the lines for fathom.toml are printed, and only for what was found better than now. With
+    --collection a handful of your own questions says what is worth setting for that collection; --write sets it.
     """
     run = begin(workspace, as_json)
-    from app.evaluation import RunOptions, measure
-    from eval.tuning import TunePart
-
     given: dict[str, Any] = {
         "pipeline": pipeline,
         "objective": objective,
@@ -101,6 +113,20 @@ def command(
         "rewriter": rewriter,
     }
     chosen = {name: value for name, value in given.items() if value is not None}
+    if collection is not None:
+        others = chosen.keys() - {"reranker", "refusals"}
+        others |= {name for name, value in (("over", over), ("run", run_name), ("fresh", fresh)) if value}
+        if others:
+            raise UsageError(f"--{sorted(others)[0]} is not for --collection, which tries no candidates; leave it out")
+        if write and dry_run:
+            raise UsageError("--write and --dry-run exclude each other; give one of them")
+        check_collection(run, dataset, collection, reranker=reranker, refusals=refusals, write=write, seed=seed)
+        return
+    if write:
+        raise UsageError("--write keeps what was found for a collection; name it with --collection")
+    from app.evaluation import RunOptions, measure
+    from eval.tuning import TunePart
+
     part = TunePart(dataset=dataset.absolute(), seed=seed, **chosen, **_over(over or []))
     options = RunOptions(run=run_name, fresh=fresh, dry_run=dry_run, seed=seed)
     result = measure(run, "tune", dataset.resolve().name.partition(".")[0] or "tune", part, options)
@@ -151,7 +177,7 @@ def _show(run: Run, result: "PartResult") -> None:
         verdict = "better" if found["adopt"] else "not shown to be better"
         terminal.line(
             f"On questions it was not chosen on, the best one is {verdict}: {found['objective']} "
-            f"{difference['now']:.3f} → {difference['best']:.3f}, {_signed(difference)}, p = {difference['p']:.3f}."
+            f"{difference['now']:.3f} → {difference['best']:.3f}, {signed(difference)}, p = {difference['p']:.3f}."
         )
     if found["passages"]:
         shares = ", ".join(f"{share:.3f} ({k})" for k, share in found["passages"]["found"].items())
@@ -159,13 +185,7 @@ def _show(run: Run, result: "PartResult") -> None:
             f"Questions whose gold is among the first passages: {shares}; {found['passages']['k']} are enough."
         )
     if refusal := found.get("refusal"):
-        now, best = refusal["figures_now"], refusal["figures_best"]
-        terminal.line(
-            f"Refusing below a confidence of {refusal['best']:.3f} instead of {refusal['now']:.3f}: "
-            f"unanswerable refused {now['refusal_recall']['value']:.3f} → {best['refusal_recall']['value']:.3f}, "
-            f"answerable refused {now['over_refusal']['value']:.3f} → {best['over_refusal']['value']:.3f}; "
-            f"balanced accuracy {_signed(refusal['difference'])}."
-        )
+        terminal.line(refusal_line(refusal))
     terminal.line()
     if found["toml"]:
         terminal.line("For fathom.toml:\n")
@@ -174,9 +194,3 @@ def _show(run: Run, result: "PartResult") -> None:
             terminal.note("a new passage size holds for collections made after it; sync into a new one")
     else:
         terminal.line("fathom.toml can stay as it is.")
-
-
-def _signed(difference: dict[str, Any]) -> str:
-    if difference["low"] is None:
-        return f"{difference['value']:+.3f}"
-    return f"{difference['value']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]"

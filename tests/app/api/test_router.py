@@ -77,7 +77,7 @@ def url(workspace: Settings) -> Iterator[str]:
     shelf = Shelf(workspace)
     parts = parts_of(workspace, shelf)
     parts.engine.start()
-    until(lambda: parts.engine.status.state == "ready")
+    until(lambda: parts.engine.status.state == "ready", 120)
     with served(parts) as address:
         yield address
     shelf.close()
