@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from retrieval.finding import Found
     from retrieval.prompts import Message
     from retrieval.reading.reader import Reader
+    from retrieval.reranking.sentences import SentenceReader
     from retrieval.rewriting.plans import Planner
     from retrieval.supporting.checker import SupportChecker
 
@@ -325,12 +326,26 @@ def answer_events(
         embedder=None if mode == "lexical" else collection.embedder(),
         settings=settings.answer,
         checker=support_checker(settings, llm),
+        reader=sentence_reader(settings),
         planner=planner or assistance.planner(llm),
         reranker=assistance.reranker(llm, finding=finding),
         finding=finding,
         stop=stop,
         **chosen,
     )
+
+
+def sentence_reader(settings: Settings) -> "SentenceReader | None":
+    """What helps to choose quotations, made once and loaded at its first use; None where nothing does."""
+    ours = settings.embedding
+    return _sentence_reader(settings.answer.quote_by, ours.threads, ours.cache)
+
+
+@cache
+def _sentence_reader(word: str, threads: int, folder: Path | None) -> "SentenceReader | None":
+    from retrieval.reranking.sentences import reader_named
+
+    return reader_named(word, threads=threads, cache=folder)
 
 
 def support_checker(settings: Settings, llm: "LLM | None") -> "SupportChecker | None":

@@ -195,6 +195,12 @@ def _identity(settings: Settings) -> Callable[..., Any]:
             "reranker": reranker(named or as_tuned(ours, None).reranker),
         }
 
+    def answer() -> dict[str, Any]:
+        from retrieval.reranking.sentences import reader_identity
+
+        ours = settings.answer
+        return asdict(ours) | {"reader": reader_identity(ours.quote_by, cache=settings.embedding.cache_folder())}
+
     def reranker(name: str | None = None) -> Any:
         from app.rerankers import reranker_identity
 
@@ -227,7 +233,7 @@ def _identity(settings: Settings) -> Callable[..., Any]:
         "embedding": embedding,
         "splitting": splitting,
         "search": search,
-        "answer": lambda: asdict(settings.answer),
+        "answer": answer,
         "assist": assist,
         "engine": engine,
         "rewriter": rewriter,

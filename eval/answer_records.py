@@ -13,9 +13,9 @@ from eval.figures.answer_metrics import cleaned, contains, exact_match, rouge_l,
 from eval.figures.citation_metrics import gold_figures, overlaps, own_figures
 from eval.figures.stated_answers import numeric_match, stated_choice
 from eval.runs.parts import Record
-from retrieval.answering import says_no_answer
 from retrieval.passages import Answer
 from retrieval.quoting import best_coverage
+from retrieval.unanswered import says_no_answer
 
 Metrics = dict[str, Any]
 # The engine reports them in the same place as its times.

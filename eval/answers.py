@@ -22,20 +22,23 @@ from eval.figures.statistics import clusters_of, estimates, table_of
 from eval.runs.parts import PartFolder, Prepared, Progress, Record, Tools
 from eval.runs.running import run_items
 from eval.search.indexed import described, indexed
-from retrieval.answering import PASSAGES, AnswerSettings, Finished, Searched, Token, answer_stream, says_no_answer
+from retrieval.answering import PASSAGES, AnswerSettings, Finished, Searched, Token, answer_stream
 from retrieval.errors import UsageError
 from retrieval.finding import FindSettings, as_tuned
 from retrieval.passages import Mode
 from retrieval.prompts import PROMPT_VERSION, closed_book_messages
 from retrieval.reranking.load import NONE
+from retrieval.reranking.sentences import reader_named
 from retrieval.rewriting.plans import WithPrevious
 from retrieval.supporting.lexical import LEXICAL
+from retrieval.unanswered import says_no_answer
 
 if TYPE_CHECKING:
     from llama_index.core.llms import LLM
 
     from retrieval.collection import Collection
     from retrieval.reranking.load import Reranker
+    from retrieval.reranking.sentences import SentenceReader
     from retrieval.rewriting.plans import Planner
     from retrieval.supporting.checker import SupportChecker
     from retrieval.tuned import Tuned
@@ -164,7 +167,9 @@ def _run(
             about |= {"checker": dict(checker.described)} if checker is not None else {}
             helped = _Help.of(part, tools, llm, collection.tuned)
             about["assist"] = asdict(helped.finding)
-            do = _WithPassages(contexts, llm, settings, refusals, checker, helped)
+            # Whoever gives no settings for finding measures what needs no model.
+            reader = reader_named(settings.quote_by) if tools.assist is not None else None
+            do = _WithPassages(contexts, llm, settings, refusals, checker, helped, reader)
         run_items(
             folder,
             chosen,
@@ -265,9 +270,10 @@ class _WithPassages:
         refusals: bool,
         checker: "SupportChecker | None",
         helped: _Help,
+        reader: "SentenceReader | None",
     ) -> None:
         self.contexts, self.llm, self.settings, self.refusals = contexts, llm, settings, refusals
-        self.checker, self.helped = checker, helped
+        self.checker, self.helped, self.reader = checker, helped, reader
         collection = contexts.collection
         self.text = lru_cache(maxsize=64)(lambda uri: collection.document_by_uri(uri).text)
 
@@ -288,6 +294,7 @@ class _WithPassages:
             reranker=self.helped.reranker,
             finding=self.helped.finding,
             checker=self.checker,
+            reader=self.reader,
         )
         given, draft = 0, ""
         texts: tuple[str, ...] = ()

@@ -3,7 +3,6 @@
 One pipeline for the command line, the page, the API and evaluation. It knows no interface and no particular model.
 """
 
-import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,14 +21,15 @@ from retrieval.packing import Packed, pack
 from retrieval.passages import Answer, Document, Hit, Mode
 from retrieval.prompts import PROMPT_VERSION, REFUSALS, Language, Message, answer_messages, language_of
 from retrieval.quoting import quoted_answer
-from retrieval.reranking.load import Reranker
+from retrieval.reranking.load import PACKAGED, Reranker
+from retrieval.reranking.sentences import SentenceReader
 from retrieval.rewriting.plans import Planner
 from retrieval.roles import ANSWERER, has_role, in_role
 from retrieval.selecting import select
-from retrieval.sentences import sentence_spans
 from retrieval.shortening import shorten
 from retrieval.steps import Step
 from retrieval.supporting.checker import SupportChecker
+from retrieval.unanswered import only_says_no_answer, says_no_answer
 
 if TYPE_CHECKING:
     from llama_index.core.llms import LLM
@@ -106,6 +106,9 @@ class AnswerSettings:
     """What tells whether they do: "lexical" (shared words), "encoder" (a trained one), "llm" (the engine), a folder."""
     quotes: int = 3
     """Sentences of an answer in quote mode."""
+    quote_by: str = PACKAGED
+    """What chooses them beside words and meaning: "packaged" (an encoder that reads question and sentence together;
+    English), the folder of another, or "words" (none)."""
 
     def __post_init__(self) -> None:
         if self.most_passages is not None and self.most_passages < 1:
@@ -152,27 +155,6 @@ class Finished:
 
 AnswerEvent = Searched | Token | Finished
 
-# What models write when the passages have no answer, though they were not refused it.
-_NO_ANSWER = re.compile(
-    r"(?:passages?|documents?|text|context|information)\b[^.]{0,60}\b(?:do(?:es)? not|don't|doesn't|did not)\s+"
-    r"(?:answer|contain|mention|provide|say|specify|give|include|state)"
-    r"|(?:cannot|can't|can not|unable to)\s+(?:be )?(?:answer|answered|determined?|found?)\b"
-    r"|(?:段落|文档|文中|资料|文本)[^。]{0,20}(?:没有|并未|未|无法)(?:回答|提到|提及|说明|提供|包含)|无法(?:回答|确定)",
-    re.IGNORECASE,
-)
-
-
-def says_no_answer(text: str) -> bool:
-    """Whether a model's own words are that the passages hold no answer, in English or Chinese."""
-    return bool(_NO_ANSWER.search(text))
-
-
-def only_says_no_answer(text: str) -> bool:
-    """The same of every sentence: what else would say something could still be an answer."""
-    found = (text[start:end] for start, end in sentence_spans(text))
-    sentences = [sentence for sentence in found if any(map(str.isalpha, sentence))]  # a citation's number is none
-    return bool(sentences) and all(map(says_no_answer, sentences))
-
 
 def answer(question: str, **options: Any) -> Answer:
     """The finished answer; takes what `answer_stream` takes."""
@@ -199,15 +181,17 @@ def answer_stream(
     reranker: Reranker | None = None,
     finding: FindSettings | None = None,
     checker: SupportChecker | None = None,
+    reader: SentenceReader | None = None,
     stop: threading.Event | None = None,
 ) -> Iterator[AnswerEvent]:
     """Yield Searched, then Tokens, then Finished.
 
     `mode="quote"` (or no `llm`) answers with sentences of the sources. `history` are earlier messages, oldest first,
     as Message or {"role", "content"}. `embedder` lets quotes, and the sentences of a shortened passage, be chosen by
-    meaning as well. `planner`, `reranker` and `finding` are those of `retrieval.finding.find`. `checker` tells whether
-    passages bear out what was written; without it, shared words do. Setting `stop`, or closing the iterator, ends
-    generation at once; with `stop` what was written so far is checked and finished.
+    meaning as well, and `reader` quotes by reading them. `planner`, `reranker` and `finding` are those of
+    `retrieval.finding.find`. `checker` tells whether passages bear out what was written; without it, shared words do.
+    Setting `stop`, or closing the iterator, ends generation at once; with `stop` what was written so far is checked
+    and finished.
     Raises UsageError for an empty question, and what the search and the engine raise.
     """
     settings = settings or AnswerSettings()
@@ -256,7 +240,7 @@ def answer_stream(
         packed.set_aside,
     )
     clock.lap("outside")  # what the reader of the stream took between two events is not ours
-    finish = _Finish(question, language, found, packed.hits, sure, least, embedder, documents, settings, clock)
+    finish = _Finish(question, language, found, packed.hits, sure, least, embedder, reader, documents, settings, clock)
     if sure < least:
         yield finish.refused("none")
     elif writer is None:
@@ -422,6 +406,7 @@ class _Finish:
     confidence: float
     threshold: float
     embedder: "Embedder | None"
+    reader: SentenceReader | None
     documents: "_Documents"
     settings: AnswerSettings
     clock: "Clock"
@@ -442,6 +427,7 @@ class _Finish:
             self.found.standalone,
             self.hits,
             embedder=self.embedder,
+            reader=self.reader,
             document=self.documents.get,
             limit=self.settings.quotes,
             sure=True,  # whether to refuse has been decided

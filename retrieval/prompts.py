@@ -74,7 +74,7 @@ NO_ANSWER: dict[Language, str] = {
     "en": "The passages do not answer this question.",
     "zh": "段落没有回答这个问题。",
 }
-"""What a model is trained to write where they do not; `retrieval.answering.says_no_answer` knows it, like other words
+"""What a model is trained to write where they do not; `retrieval.unanswered.says_no_answer` knows it, like other words
 for the same."""
 
 _CJK = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]")

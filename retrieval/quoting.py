@@ -4,21 +4,31 @@ No language model: a sentence is good if it has the question's telling words, me
 hand) and comes from a good hit.
 """
 
+import logging
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from retrieval.errors import FathomError
 from retrieval.packing import DocumentOf
 from retrieval.passages import Citation, Hit, Support
+from retrieval.prompts import language_of
+from retrieval.reranking.sentences import SentenceReader
 from retrieval.sentences import MAX_SENTENCE, sentence_spans
 from retrieval.support import HEADING, MARKER, content_tokens, coverage, inverse_frequencies
 
 if TYPE_CHECKING:
     from retrieval.embedding.embedder import Embedder
 
+_log = logging.getLogger(__name__)
+
 WORDS, MEANING, RANK = 0.5, 0.35, 0.15
 """Shares of the three signals in a sentence's score; without an embedder its share goes to the words."""
+READ = 0.7
+"""Share of what an encoder makes of it, where one reads (docs/results.md)."""
+LEAST_READ = 0.5
+"""Probability by that encoder that stands in for words in common."""
 LEAST_COVERAGE = 0.2
 """Share of the question's telling words that at least one sentence must have where nothing is known of meaning."""
 LEAST_MEANING = 0.45
@@ -41,7 +51,8 @@ class Quote:
 @dataclass(slots=True)
 class Candidate:
     """Sentence [start, end) of the passage of `hits[hit]`; `covered` is the share of the question's telling words that
-    it has or inherits, `score` how well it fits, 0 to 1, `cosine` its likeness in meaning (0 where nobody looked)."""
+    it has or inherits, `score` how well it fits, 0 to 1, `cosine` its likeness in meaning and `read` what an encoder
+    makes of it (0 where nobody looked)."""
 
     hit: int
     start: int
@@ -50,10 +61,17 @@ class Candidate:
     covered: float
     score: float
     cosine: float = 0.0
+    read: float = 0.0
 
 
 def best_quotes(
-    question: str, hits: Sequence[Hit], *, embedder: "Embedder | None" = None, limit: int = 3, sure: bool = False
+    question: str,
+    hits: Sequence[Hit],
+    *,
+    embedder: "Embedder | None" = None,
+    reader: SentenceReader | None = None,
+    limit: int = 3,
+    sure: bool = False,
 ) -> list[Quote]:
     """Up to `limit` sentences, best first; none where no sentence has to do with the question, unless it is `sure` that
     the passages answer it: then the best one in any case.
@@ -61,12 +79,16 @@ def best_quotes(
     A further sentence is added only if it is nearly as good as the first and says something else.
     """
     candidates = scored_sentences(question, hits, embedder=embedder)[:_SHORTLIST]
+    was_read = _read(question, hits, candidates, reader)
     if not candidates:
         return []
     relevant = [
         candidate
         for candidate in candidates
-        if candidate.covered >= LEAST_COVERAGE or candidate.cosine >= LEAST_MEANING
+        if candidate.covered >= LEAST_COVERAGE
+        or candidate.cosine >= LEAST_MEANING
+        or candidate.read >= LEAST_READ
+        or (sure and was_read)
     ]
     if sure and not relevant:
         relevant = [max(candidates, key=lambda c: (c.score, -c.hit, -c.start))]
@@ -97,8 +119,24 @@ def scored_sentences(
     return [*sorted(chosen, key=lambda c: (-c.score, c.hit, c.start)), *candidates[shortlist:]]
 
 
+def _read(question: str, hits: Sequence[Hit], candidates: Sequence[Candidate], reader: SentenceReader | None) -> bool:
+    """Whether the encoder read the sentences, each after its document's title, and their scores say so. It reads
+    English; one that fails leaves them as they are."""
+    if reader is None or not candidates or language_of(question) != "en":
+        return False
+    try:
+        found = reader(question, [f"{hits[one.hit].source.title}\n{one.text}".strip() for one in candidates])
+    except FathomError as error:
+        _log.warning("quotations were chosen without the encoder: %s", error)
+        return False
+    for candidate, value in zip(candidates, found, strict=True):
+        candidate.read = value
+        candidate.score = (1.0 - READ) * candidate.score + READ * value
+    return True
+
+
 def _candidates(question: str, hits: Sequence[Hit]) -> list[Candidate]:
-    spans = [_whole(hit.passage.text, sentence_spans(hit.passage.text)) for hit in hits]
+    spans = [sentences_of(hit.passage.text) for hit in hits]
     texts = [[hit.passage.text[a:b] for a, b in found] for hit, found in zip(hits, spans, strict=True)]
     weights = inverse_frequencies(text for found in texts for text in found)
     candidates: list[Candidate] = []
@@ -121,8 +159,9 @@ def _candidates(question: str, hits: Sequence[Hit]) -> list[Candidate]:
     return candidates
 
 
-def _whole(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+def sentences_of(text: str) -> list[tuple[int, int]]:
     """Sentences of which one that announces something ("… costs 8 bits:") reaches to the end of what follows it."""
+    spans = sentence_spans(text)
     joined: list[tuple[int, int]] = []
     for index, (start, end) in enumerate(spans):
         following = spans[index + 1] if index + 1 < len(spans) else None
@@ -178,6 +217,7 @@ def quoted_answer(
     hits: Sequence[Hit],
     *,
     embedder: "Embedder | None" = None,
+    reader: SentenceReader | None = None,
     document: DocumentOf | None = None,
     limit: int = 3,
     sure: bool = False,
@@ -188,7 +228,7 @@ def quoted_answer(
     """
     lines: list[str] = []
     citations: list[Citation] = []
-    quotes = best_quotes(question, hits, embedder=embedder, limit=limit, sure=sure)
+    quotes = best_quotes(question, hits, embedder=embedder, reader=reader, limit=limit, sure=sure)
     best = quotes[0].hit if quotes else 0
     for quote in sorted(quotes, key=lambda q: (q.hit != best, q.hit, q.start)):
         n = quote.hit + 1

@@ -151,8 +151,10 @@ def parts_of(settings: "Settings", shelf: Shelf) -> Parts:
         shelf.warm()
         try:
             assistance.load()
+            if reader := build.sentence_reader(settings):
+                reader("warm", ["warm"])
         except FathomError as error:
-            _log.warning("hits will not be reranked: %s", error)
+            _log.warning("what helps to find and to quote could not be loaded ahead of time: %s", error)
 
     engines = engines_of(settings, warm)
 

@@ -19,7 +19,6 @@ from retrieval.answering import (
     Token,
     answer,
     answer_stream,
-    says_no_answer,
     threshold,
 )
 from retrieval.citing import check_citations, strip_markers
@@ -29,6 +28,7 @@ from retrieval.filters import Filter
 from retrieval.passages import Document, Hit, Passage, Scores, Source
 from retrieval.prompts import PROMPT_VERSION, Message
 from retrieval.supporting.checker import Odds
+from retrieval.unanswered import says_no_answer
 
 EVERYTHING = AnswerSettings(least_confidence=0.0)
 """Refuses nothing: hashed words are never as near to each other as meanings are."""

@@ -1,12 +1,14 @@
 """Sentences, support by words, and the quote mode."""
 
 import time
+from collections.abc import Sequence
 
 import pytest
 from fakes import HashingEmbedder, five_documents
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from retrieval.errors import FathomError
 from retrieval.passages import Document, Hit, Passage, Scores, Source
 from retrieval.quoting import best_coverage, best_quotes, quoted_answer
 from retrieval.sentences import MAX_SENTENCE, sentence_spans
@@ -182,3 +184,41 @@ def test_a_heading_is_never_quoted_but_what_follows_it_is() -> None:
     hits = hits_of("## NF4 data type\n\nIt has sixteen levels at the quantiles of a normal distribution.")
     quotes = best_quotes("What data type is NF4?", hits)
     assert [quote.text for quote in quotes] == ["It has sixteen levels at the quantiles of a normal distribution."]
+
+
+# --- with an encoder that reads ---------------------------------------------------------------------------------------
+
+PUMP = hits_of(
+    "The capacitor is worn out and must be replaced. Paint is blue. The pump hums when the pump is new.", title="Pump"
+)
+
+
+def knows(question: str, given: Sequence[str]) -> list[float]:
+    return [0.9 if "capacitor" in one else 0.1 for one in given]
+
+
+def test_what_an_encoder_reads_goes_before_shared_words() -> None:
+    asked = "Why does my pump hum?"
+    assert best_quotes(asked, PUMP)[0].text == "The pump hums when the pump is new."
+    seen: list[str] = []
+
+    def reader(question: str, given: Sequence[str]) -> list[float]:
+        seen.extend(given)
+        return knows(question, given)
+
+    assert [one.text for one in best_quotes(asked, PUMP, reader=reader)] == [
+        "The capacitor is worn out and must be replaced."
+    ]
+    assert "Pump\nThe capacitor is worn out and must be replaced." in seen and len(seen) == 3
+    text, citations = quoted_answer(asked, PUMP, document=stored(PUMP), reader=reader)
+    assert text == "The capacitor is worn out and must be replaced. [1]" and citations[0].n == 1
+
+
+def test_an_encoder_that_fails_or_cannot_read_the_language_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    def dies(question: str, given: Sequence[str]) -> list[float]:
+        raise FathomError("out of memory")
+
+    asked = "Why does my pump hum?"
+    assert best_quotes(asked, PUMP, reader=dies) == best_quotes(asked, PUMP) and "out of memory" in caplog.text
+    tea = hits_of("绿茶不经过发酵。水温应该在八十度左右。")
+    assert best_quotes("水温应该是多少？", tea, reader=dies) == best_quotes("水温应该是多少？", tea)

@@ -19,8 +19,8 @@ from adapt.instructions.importing import Imported
 from adapt.instructions.question_sets import write_question_set
 from eval.data.corpora import CorpusDocument, as_document
 from eval.data.questions import Question, QuestionSet, read_questions
-from retrieval.answering import says_no_answer
 from retrieval.errors import UsageError
+from retrieval.unanswered import says_no_answer
 
 PLANTS = ("fern", "oak", "moss", "birch", "reed", "larch", "holly", "aspen", "yew", "alder")
 

@@ -1,0 +1,80 @@
+"""Questions with the spans that answer them → a test collection of sentences, to train an encoder that chooses them.
+
+python -m adapt.encoders.evidence SET OUT [--hold-out SHARE]
+
+SET is a folder as `fathom eval answers` reads it. Every sentence of its documents becomes a document of OUT, as quoting
+cuts them; a question's judgement (split "train") is the sentence its first span begins in. Questions of the last
+share of the documents are left out, for measuring.
+"""
+
+import argparse
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from eval.data.corpora import as_document, text_start
+from eval.data.questions import QuestionSet, read_questions
+from retrieval.errors import FathomError, UsageError
+from retrieval.quoting import sentences_of
+
+MOST = 2
+"""Sentences that a span may run over: a longer one is no sentence's answer."""
+
+
+def write_evidence(found: QuestionSet, out: Path, *, hold_out: float = 0.0) -> tuple[int, int]:
+    """Write corpus.jsonl, queries.jsonl and qrels/train.tsv below `out`; how many sentences and questions there are.
+
+    Raises UsageError where no question has a span, and OSError where nothing can be written.
+    """
+    kept = len(found.documents) - round(hold_out * len(found.documents))
+    allowed = {document.id for document in found.documents[:kept]}
+    sentences: dict[str, list[tuple[int, int]]] = {}
+    corpus: list[dict[str, Any]] = []
+    for document in found.documents:
+        text, start = as_document(document).text, text_start(document)
+        sentences[document.id] = spans = [(a, b) for a, b in sentences_of(text) if a >= start]
+        corpus += [
+            {"_id": f"{document.id}-s{number}", "title": document.title, "text": text[a:b]}
+            for number, (a, b) in enumerate(spans)
+        ]
+    queries: list[dict[str, Any]] = []
+    judged: list[str] = []
+    for question in found.questions:
+        if not question.answerable or not question.spans or question.spans[0].document not in allowed:
+            continue
+        span = question.spans[0]
+        touched = [n for n, (a, b) in enumerate(sentences[span.document]) if a < span.end and span.start < b]
+        if 1 <= len(touched) <= MOST:
+            queries.append({"_id": question.id, "text": question.text})
+            judged.append(f"{question.id}\t{span.document}-s{touched[0]}\t1")
+    if not queries:
+        raise UsageError(f'no question of {found.name} has a span that one sentence holds; write "spans" to them')
+    (out / "qrels").mkdir(parents=True, exist_ok=True)
+    _lines(out / "corpus.jsonl", corpus)
+    _lines(out / "queries.jsonl", queries)
+    (out / "qrels" / "train.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *judged, ""]), encoding="utf-8")
+    return len(corpus), len(queries)
+
+
+def _lines(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
+    parser.add_argument("set", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--hold-out", type=float, default=0.0, metavar="SHARE")
+    chosen = parser.parse_args()
+    if not 0.0 <= chosen.hold_out < 1.0:
+        parser.error(f"--hold-out is a share from 0 to below 1; {chosen.hold_out} was given")
+    try:
+        write_evidence(read_questions(chosen.set), chosen.out, hold_out=chosen.hold_out)
+    except (FathomError, OSError) as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

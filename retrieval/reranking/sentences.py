@@ -1,0 +1,74 @@
+"""A word → the encoder that tells which sentences answer a question. It knows nothing of where sentences come from.
+
+Passages are ranked by what they are about; the sentence that answers shares a question's words less often than its
+neighbours do. The one that comes with Fathom learnt it from questions in a reader's words (data/reading).
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from retrieval.errors import MissingError
+from retrieval.reranking.load import PACKAGED, SHIPPED, load_reranker
+
+if TYPE_CHECKING:
+    from retrieval.reranking.cross_encoder import CrossEncoderReranker
+
+WORDS = "words"
+"""The word for no encoder: words and meaning alone tell."""
+SENTENCES = SHIPPED.parent / "encoder-sentences"
+
+
+class SentenceReader(Protocol):
+    """A question and sentences, each with its document's title in a line before it → how likely each answers it, 0 to
+    1, in their order. Raises FathomError where its model is not there or fails."""
+
+    def __call__(self, question: str, sentences: Sequence[str]) -> list[float]: ...
+
+
+def reader_named(word: str, *, threads: int = 0, cache: Path | None = None) -> SentenceReader | None:
+    """The reader behind a word, loaded at its first use: "words" is None, "packaged" the one that comes with Fathom,
+    anything else the folder of one of `fathom adapt run`."""
+    if word == WORDS:
+        return None
+
+    def load() -> "CrossEncoderReranker":
+        found = load_reranker(str(_place(word)), threads=threads, cache=cache, download=False)
+        assert found is not None, "a folder is no word for none"
+        return found  # type: ignore[return-value]  # a folder holds a cross-encoder
+
+    return _Late(load)
+
+
+def reader_identity(word: str, *, cache: Path) -> str | None:
+    """A hash over what decides a reader's probabilities, for comparing measurements; None for "words". Raises
+    MissingError and what reading its files raises."""
+    from retrieval.reranking.load import reranker_identity
+
+    return None if word == WORDS else reranker_identity(str(_place(word)), cache=cache, download=False)
+
+
+def _place(word: str) -> Path:
+    """Raises MissingError where nothing lies there."""
+    place = SENTENCES if word == PACKAGED else Path(word).expanduser()
+    if not place.is_dir():
+        raise MissingError(f'the encoder that chooses sentences is not in {place}; set [answer] quote_by = "{WORDS}"')
+    return place
+
+
+class _Late:
+    """Loaded by whoever reads first. Safe from any thread."""
+
+    def __init__(self, load: "Callable[[], CrossEncoderReranker]") -> None:
+        self._load = load
+        self._guard = threading.Lock()
+        self._loaded: CrossEncoderReranker | None = None
+
+    def __call__(self, question: str, sentences: Sequence[str]) -> list[float]:
+        with self._guard:
+            self._loaded = self._loaded or self._load()
+        logits = np.clip(self._loaded.logits(question, sentences), -60.0, 60.0)
+        return [float(value) for value in 1.0 / (1.0 + np.exp(-logits))]

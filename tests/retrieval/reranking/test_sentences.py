@@ -1,0 +1,42 @@
+"""The encoder that chooses sentences: the shipped one, and what is said where there is none."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from retrieval.errors import MissingError
+from retrieval.reranking.sentences import SENTENCES, reader_identity, reader_named
+
+
+def test_the_shipped_one_is_small_and_says_where_it_comes_from() -> None:
+    facts = json.loads((SENTENCES / "fathom.json").read_text("utf-8"))
+    assert facts["role"] == "encoder-reranker" and facts["base"] == "all-MiniLM-L6-v2"
+    assert sum(file.stat().st_size for file in SENTENCES.iterdir()) < 6 << 20
+    assert "Apache-2.0" in (SENTENCES / "README.md").read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_the_shipped_one_finds_the_sentence_that_answers_in_other_words(tmp_path: Path) -> None:
+    reader = reader_named("packaged", cache=tmp_path)
+    assert reader is not None
+    told = reader(
+        "My drill suddenly stops when I press harder. What is usually behind it?",
+        [
+            "Cordless drill\nThe drill has two speeds and a light.",
+            "Cordless drill\nUnder heavy load the electronics switch the motor off to protect the battery.",
+            "Cordless drill\nThe chuck takes drill bits from 1 to 13 mm.",
+        ],
+    )
+    assert told[1] == max(told) and all(0.0 <= one <= 1.0 for one in told)
+    assert reader_identity("packaged", cache=tmp_path) != reader_identity("words", cache=tmp_path) is None
+
+
+def test_words_need_no_encoder_and_a_place_without_one_is_named(tmp_path: Path) -> None:
+    assert reader_named("words") is None
+    reader = reader_named(str(tmp_path / "nowhere"))
+    assert reader is not None
+    with pytest.raises(MissingError, match="nowhere; set .* quote_by"):
+        reader("Why?", ["Because."])
+    with pytest.raises(MissingError, match="nowhere"):
+        reader_identity(str(tmp_path / "nowhere"), cache=tmp_path)
