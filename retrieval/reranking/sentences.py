@@ -9,8 +9,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
 from retrieval.errors import MissingError
 from retrieval.reranking.load import PACKAGED, SHIPPED, load_reranker
 
@@ -23,8 +21,8 @@ SENTENCES = SHIPPED.parent / "encoder-sentences"
 
 
 class SentenceReader(Protocol):
-    """A question and sentences, each with its document's title in a line before it → how likely each answers it, 0 to
-    1, in their order. Raises FathomError where its model is not there or fails."""
+    """A question and sentences, each with its document's title in a line before it → a finite score (logit) for each,
+    in their order, higher where it answers. Raises FathomError where its model is not there or fails."""
 
     def __call__(self, question: str, sentences: Sequence[str]) -> list[float]: ...
 
@@ -44,7 +42,7 @@ def reader_named(word: str, *, threads: int = 0, cache: Path | None = None) -> S
 
 
 def reader_identity(word: str, *, cache: Path) -> str | None:
-    """A hash over what decides a reader's probabilities, for comparing measurements; None for "words". Raises
+    """A hash over what decides a reader's scores, for comparing measurements; None for "words". Raises
     MissingError and what reading its files raises."""
     from retrieval.reranking.load import reranker_identity
 
@@ -70,5 +68,4 @@ class _Late:
     def __call__(self, question: str, sentences: Sequence[str]) -> list[float]:
         with self._guard:
             self._loaded = self._loaded or self._load()
-        logits = np.clip(self._loaded.logits(question, sentences), -60.0, 60.0)
-        return [float(value) for value in 1.0 / (1.0 + np.exp(-logits))]
+        return self._loaded.logits(question, sentences)

