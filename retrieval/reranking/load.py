@@ -3,6 +3,7 @@
 Imports of back ends happen inside: naming a reranker costs nothing.
 """
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +19,8 @@ class Reranker(Protocol):
     def __call__(self, query: str, hits: Sequence[Hit]) -> list[float]: ...
 
 
+_LOADING = threading.Lock()
+"""Two threads that import transformers at once find it half there: "cannot import name 'AutoModel'"."""
 PACKAGED, NONE = "packaged", "none"
 SHIPPED = Path(__file__).resolve().parents[2] / "data" / "adapters" / "encoder-reranker"
 
@@ -46,9 +49,10 @@ def load_reranker(
     settings = EmbeddingSettings(device=device, threads=threads, cache=cache, download=download)
     on, cache = device_of(settings), settings.cache_folder()
     folder = reranker_folder(word)
-    if folder is not None and is_pair_folder(folder):
-        return load_trained(folder, device=on, threads=threads, cache=cache)
-    return load_cross_encoder(word, download=download, device=on, threads=threads, cache=cache)
+    with _LOADING:
+        if folder is not None and is_pair_folder(folder):
+            return load_trained(folder, device=on, threads=threads, cache=cache)
+        return load_cross_encoder(word, download=download, device=on, threads=threads, cache=cache)
 
 
 def reranker_folder(word: str) -> Path | None:

@@ -214,9 +214,12 @@ def test_what_an_encoder_reads_goes_before_shared_words() -> None:
     assert text == "The capacitor is worn out and must be replaced. [1]" and citations[0].n == 1
 
 
-def test_an_encoder_that_fails_or_cannot_read_the_language_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [FathomError("out of memory"), ImportError("out of memory")])
+def test_an_encoder_that_fails_or_cannot_read_the_language_changes_nothing(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
     def dies(question: str, given: Sequence[str]) -> list[float]:
-        raise FathomError("out of memory")
+        raise error
 
     asked = "Why does my pump hum?"
     assert best_quotes(asked, PUMP, reader=dies) == best_quotes(asked, PUMP) and "out of memory" in caplog.text
