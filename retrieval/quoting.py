@@ -126,7 +126,7 @@ def _read(question: str, hits: Sequence[Hit], candidates: Sequence[Candidate], r
         return False
     try:
         found = reader(question, [f"{hits[one.hit].source.title}\n{one.text}".strip() for one in candidates])
-    # A model's libraries raise what they like, while they are imported by two threads at once too; quotations need none.
+    # Its libraries raise what they like, also while two threads import them at once; quotations need none of them.
     except (FathomError, ImportError, OSError, RuntimeError) as error:
         _log.warning("quotations were chosen without the encoder: %s", error)
         return False
