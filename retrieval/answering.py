@@ -21,8 +21,8 @@ from retrieval.packing import Packed, pack
 from retrieval.passages import Answer, Document, Hit, Mode
 from retrieval.prompts import PROMPT_VERSION, REFUSALS, Language, Message, answer_messages, language_of
 from retrieval.quoting import quoted_answer
-from retrieval.reranking.load import PACKAGED, Reranker
-from retrieval.reranking.sentences import SentenceReader
+from retrieval.reranking.load import Reranker
+from retrieval.reranking.sentences import WORDS, SentenceReader
 from retrieval.rewriting.plans import Planner
 from retrieval.roles import ANSWERER, has_role, in_role
 from retrieval.selecting import select
@@ -106,9 +106,9 @@ class AnswerSettings:
     """What tells whether they do: "lexical" (shared words), "encoder" (a trained one), "llm" (the engine), a folder."""
     quotes: int = 3
     """Sentences of an answer in quote mode."""
-    quote_by: str = PACKAGED
-    """What chooses them beside words and meaning: "packaged" (an encoder that reads question and sentence together;
-    English), the folder of another, or "words" (none)."""
+    quote_by: str = WORDS
+    """What chooses them beside words and meaning: "words" (nothing), "packaged" (an encoder that reads question and
+    sentence together; English), or the folder of another."""
 
     def __post_init__(self) -> None:
         if self.most_passages is not None and self.most_passages < 1:
