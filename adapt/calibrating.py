@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapt.instructions.example import Example
+from eval.figures.selective import separation
 from eval.runs.parts import Progress
 from retrieval.errors import UsageError
 from retrieval.llm_reranking.calibration import Platt, fit_platt
@@ -57,8 +58,10 @@ def calibrated(llm: Any, examples: Iterable[Example], *, progress: Progress = la
     if not all(map(math.isfinite, logits)):
         raise UsageError("the engine gives verdicts no probability; use one that shows all of them, such as 'local'")
     platt = fit_platt(logits, relevant)
+    area = separation(logits, relevant)
+    assert area is not None, "fit_platt refuses examples of one kind alone"
     before, after = ([told(logit) for logit in logits] for told in (sigmoid, platt))
-    return Calibrated(platt, _auc(logits, relevant), _loss(before, relevant), _loss(after, relevant))
+    return Calibrated(platt, area, _loss(before, relevant), _loss(after, relevant))
 
 
 def _chat(example: Example) -> list[Any]:
@@ -69,20 +72,3 @@ def _chat(example: Example) -> list[Any]:
 
 def _loss(told: Sequence[float], relevant: Sequence[bool]) -> float:
     return -sum(math.log(p if yes else 1 - p) for p, yes in zip(told, relevant, strict=True)) / len(told)
-
-
-def _auc(logits: Sequence[float], relevant: Sequence[bool]) -> float:
-    """By ranks, ties counted half."""
-    order = sorted(range(len(logits)), key=lambda place: logits[place])
-    ranks = [0.0] * len(logits)
-    start = 0
-    while start < len(order):
-        end = start
-        while end < len(order) and logits[order[end]] == logits[order[start]]:
-            end += 1
-        for place in order[start:end]:
-            ranks[place] = (start + end + 1) / 2
-        start = end
-    yes = sum(relevant)
-    above = sum(rank for rank, one in zip(ranks, relevant, strict=True) if one) - yes * (yes + 1) / 2
-    return above / (yes * (len(logits) - yes))

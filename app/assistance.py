@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from app import build
 from retrieval.errors import FathomError, MissingError
 from retrieval.finding import FindSettings, as_tuned
+from retrieval.late import Late
 from retrieval.passages import Hit
 from retrieval.reranking.load import NONE, Reranker
 from retrieval.rewriting.naming import AUTO, planner_named
@@ -36,7 +37,6 @@ class Assistance:
         self.finding = settings.assist
         self._guard = threading.Lock()
         self._engine = cache(lambda name: build.engine_named(settings, name))
-        self._answering: LLM | None = None
         self._rerankers: dict[str, LoadedLate] = {}
 
     def finding_in(self, collection: "Collection") -> FindSettings:
@@ -69,33 +69,44 @@ class Assistance:
     def reranker(self, llm: "LLM | None" = None, *, finding: FindSettings | None = None) -> "LoadedLate | None":
         """The reranker of `finding` (None: of the settings alone); None where there is to be none. `llm` is the engine
         that answers, and judges passages where the settings name no other."""
-        self._answering = self._answering or llm
+        from app.rerankers import language_model_word
+
         word = (finding or as_tuned(self.finding, None)).reranker
         if word in (None, NONE):
             return None
+        said = language_model_word(word)
+        if llm is not None and said is not None and said.engine is None:
+            # Made anew for each question, as planners are: it loads nothing, and the engine may be another by then.
+            return LoadedLate(partial(self._load_reranker, word, llm), llm)
         with self._guard:
             return self._rerankers.setdefault(word, LoadedLate(partial(self._load_reranker, word)))
 
-    def _load_reranker(self, word: str) -> Reranker:
+    def _load_reranker(self, word: str, answering: "LLM | None" = None) -> Reranker:
         from app.rerankers import reranker_named
 
         def engine(name: str | None) -> "LLM":
-            if name is None and self._answering is not None:
-                return self._answering
+            if name is None and answering is not None:
+                return answering
             with self._guard:
                 return self._engine(name)
 
-        found = reranker_named(self.settings, word, engine)
+        found = reranker_named(self.settings, word, engine, seconds=self.finding.rerank_seconds)
         assert found is not None, "there is a reranker behind every word but none"
         return found
 
-    def load(self, planner: Planner | None = None, finding: FindSettings | None = None) -> None:
-        """Wait until the planner's model and the reranker of `finding` are ready, so that no time limit is spent on it.
-        Raises what keeps them from it; of a reranker that the settings do not name, its step tells that."""
-        llm = getattr(planner, "llm", None)
-        if llm is not None:
-            llm.metadata  # noqa: B018  # an engine on this machine answers when its model is loaded
-        reranker = self.reranker(finding=finding)
+    def load(
+        self,
+        planner: Planner | None = None,
+        finding: FindSettings | None = None,
+        llm: "LLM | None" = None,
+    ) -> None:
+        """Wait until the planner's model and the reranker of `finding` are ready, so that no time limit is spent on it;
+        `llm` is the engine that answers. Raises what keeps them from it; of a reranker that the settings do not name,
+        its step tells that."""
+        asked = getattr(planner, "llm", None)
+        if asked is not None:
+            asked.metadata  # noqa: B018  # an engine on this machine answers when its model is loaded
+        reranker = self.reranker(llm, finding=finding)
         if reranker is None:
             return
         try:
@@ -106,25 +117,17 @@ class Assistance:
             _log.warning("hits will not be reranked: %s", error)
 
 
-class LoadedLate:
-    """A reranker that is loaded at its first use, by whoever is first."""
+class LoadedLate(Late[Reranker]):
+    """A reranker that is loaded at its first use. `llm` is the engine that judges, where that is the answering one."""
 
-    def __init__(self, load: "Callable[[], Reranker]") -> None:
-        self._load = load
-        self._guard = threading.Lock()
-        self._loaded: Reranker | None = None
+    def __init__(self, load: "Callable[[], Reranker]", llm: "LLM | None" = None) -> None:
+        super().__init__(load)
+        self.llm = llm
 
     @property
     def calibrated(self) -> bool:
         """Whether its scores are probabilities; False as long as it is not loaded."""
-        return bool(getattr(self._loaded, "calibrated", False))
-
-    def load(self) -> Reranker:
-        """The reranker itself. Raises what keeps it from being loaded."""
-        with self._guard:
-            if self._loaded is None:
-                self._loaded = self._load()
-            return self._loaded
+        return bool(getattr(self.loaded, "calibrated", False))
 
     def __call__(self, query: str, hits: Sequence[Hit]) -> list[float]:
         return self.load()(query, hits)

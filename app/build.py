@@ -158,16 +158,16 @@ def engine_settings(settings: Settings, name: str | None) -> EngineSettings:
         return replace(ours, name="embedded", url=None, **kept)
     if name == "local":
         return replace(ours, name="local", url=None, **kept)
+    from adapt.registry import is_adapter_folder, is_registered
+
     kind, _, place = name.rpartition(":")
-    if kind in ("", "local", "embedded") and is_adapter_folder(place):
+    if kind in ("", "local", "embedded") and place and is_adapter_folder(Path(place).expanduser()):
         on: Literal["local", "embedded"] = "local" if (kind or ours.name) == "local" else "embedded"
         return replace(ours, name=on, url=None, model=None, adapter=Path(place), adapters=None)
     if name.startswith("local:") and len(name) > len("local:"):
         base = Path(name.removeprefix("local:"))
         chosen = replace(ours, name="local", url=None, model=base, adapter=None, adapters=None)
         return on_registered_model(chosen, settings.models)
-    from adapt.registry import is_registered
-
     if is_registered(settings.models, name):
         chosen = replace(ours, name="embedded", url=None, model=Path(name), adapter=None, adapters=None)
         return on_registered_model(chosen, settings.models)
@@ -180,11 +180,6 @@ def engine_settings(settings: Settings, name: str | None) -> EngineSettings:
         f"no engine '{name[:80]}'; write 'embedded', 'local', 'local:MODEL', the name of a registered model, the path "
         "of a .gguf file or of a model's folder, or the address of a server, as in http://127.0.0.1:8000/v1#model"
     )
-
-
-def is_adapter_folder(word: str) -> bool:
-    """Whether a word is the path of a folder in which peft saved an adapter."""
-    return bool(word) and (Path(word).expanduser() / "adapter_config.json").is_file()
 
 
 def collection_names(settings: Settings) -> list[str]:

@@ -5,7 +5,7 @@ It measures nothing itself and knows no kind of part.
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from app.failures import DONE_WITH_ERRORS
 from app.settings import EngineSettings, Settings
 from app.terminal import count, seconds
 from retrieval.errors import FathomError, UsageError
+from retrieval.roles import RERANKER
 
 if TYPE_CHECKING:
     from llama_index.core.llms import LLM
@@ -77,10 +78,17 @@ def tools(settings: Settings) -> "Tools":
         return engine_named(settings, name)
 
     @cache
+    def judge(name: str | None) -> "LLM":
+        from app.build import engine_named
+
+        wanting = judging(settings)
+        return llm(name) if wanting == settings else engine_named(wanting, name)
+
+    @cache
     def reranker(name: str | None) -> "Reranker":
         from app.rerankers import reranker_named
 
-        found = reranker_named(settings, name or "none", llm, counting=True)
+        found = reranker_named(settings, name or "none", judge, counting=True)
         if found is None:
             raise UsageError("no reranker is named; give 'packaged', a cross-encoder's name or folder, or 'llm'")
         return found
@@ -137,6 +145,13 @@ def tools(settings: Settings) -> "Tools":
     )
 
 
+def judging(settings: Settings) -> Settings:
+    """The settings with engines that take the adapter for reranking, where a flag asks for what they do not."""
+    if RERANKER in roles_wanted(settings):
+        return settings
+    return replace(settings, assist=replace(settings.assist, reranker="llm"))
+
+
 def _identity(settings: Settings) -> Callable[..., Any]:
     """See `Tools.identity`. Threads, devices and time limits are left out: they change figures by rounding at most."""
     from retrieval.finding import as_tuned
@@ -162,19 +177,22 @@ def _identity(settings: Settings) -> Callable[..., Any]:
 
         return asdict(search_settings(settings)) | settings.search.per_query() | {"tokeniser": TOKENISER_VERSION}
 
-    def engine(*words: str | None) -> dict[str, Any]:
+    def engine(*words: str | None, on: Settings = settings) -> dict[str, Any]:
         word = next((word for word in words if word), None)
         ours = engine_settings(settings, word)
         names = ("max_new_tokens", "temperature", "repetition_penalty")  # the key is none of them
         found: dict[str, Any] = {name: getattr(ours, name) for name in names}
         if ours.name == "server":
             by_word = word is not None and "://" in word
-            return found | {"url": word if by_word else ours.url, "model": _model_word(ours) if not by_word else None}
-        if roles := adapters_of(ours, roles_wanted(settings)):
+            if by_word:
+                return found | {"url": word, "model": None}
+            served = {role: name.as_posix() for role, name in (ours.adapters or {}).items()}
+            return found | {"url": ours.url, "model": _model_word(ours)} | ({"adapters": served} if served else {})
+        if roles := adapters_of(ours, roles_wanted(on)):
             found["adapters"] = {role: model_hash(folder) for role, folder in roles.items()}
         if ours.name == "local":
-            on = language_model(_model_word(ours), ours.adapter)
-            return found | on | {"engine": "local", "precision": ours.precision}
+            base = language_model(_model_word(ours), ours.adapter)
+            return found | base | {"engine": "local", "precision": ours.precision}
         from app.engines.hub_file import resolved
         from eval.models.packaged import packaged_model
 
@@ -204,7 +222,7 @@ def _identity(settings: Settings) -> Callable[..., Any]:
     def reranker(name: str | None = None) -> Any:
         from app.rerankers import reranker_identity
 
-        return None if name is None else reranker_identity(settings, name, engine)
+        return None if name is None else reranker_identity(settings, name, partial(engine, on=judging(settings)))
 
     def language_model(name: str | None = None, adapter: Path | None = None) -> dict[str, Any]:
         from eval.models.language_models import locate

@@ -49,9 +49,15 @@ def language_model_word(word: str) -> LanguageModelWord | None:
 
 
 def reranker_named(
-    settings: Settings, word: str, llm: "Callable[[str | None], LLM]", *, counting: bool = False
+    settings: Settings,
+    word: str,
+    llm: "Callable[[str | None], LLM]",
+    *,
+    seconds: float | None = None,
+    counting: bool = False,
 ) -> "Reranker | None":
-    """The reranker behind a word, None behind "none"; `llm` gives the engine behind one. `counting`: its tokens too.
+    """The reranker behind a word, None behind "none"; `llm` gives the engine behind one. A language model reads no
+    further passages after `seconds`, and the rest keep their order. `counting`: its tokens too.
 
     Raises UsageError for a word that means nothing and for an engine that cannot do it, and what loading raises.
     """
@@ -70,16 +76,17 @@ def reranker_named(
     if said.kind == "listwise":
         from retrieval.llm_reranking.listwise import ListwiseReranker
 
-        return ListwiseReranker(llm(said.engine))
+        return ListwiseReranker(llm(said.engine), seconds=seconds)
     from retrieval.llm_reranking.pointwise import PointwiseReranker
 
     engine = llm(said.engine)
-    pointwise = PointwiseReranker(engine, calibration=calibration_of(settings, said.engine), counting=counting)
+    fitted = calibration_of(settings, said.engine)
+    pointwise = PointwiseReranker(engine, calibration=fitted, seconds=seconds, counting=counting)
     if said.kind == "pointwise":
         return pointwise
     from retrieval.llm_reranking.pairwise import PairwiseReranker
 
-    return PairwiseReranker(engine, pointwise, counting=counting)
+    return PairwiseReranker(engine, pointwise, seconds=seconds, counting=counting)
 
 
 def reranker_identity(settings: Settings, word: str, engine: Callable[[str | None], Any]) -> Any:

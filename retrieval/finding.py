@@ -338,7 +338,10 @@ def _rerank(
         return told(hits, "no_hits")
     try:
         ordered = limited(
-            reranker, lambda _: reranked(query, hits, reranker, depth), settings.rerank_seconds, stop=stop
+            getattr(reranker, "llm", None) or reranker,  # as of planners: what is made anew cannot be told to be busy
+            lambda _: reranked(query, hits, reranker, depth),
+            settings.rerank_seconds,
+            stop=stop,
         )
     except NotDone as trouble:
         why, values = _trouble(trouble, settings.rerank_seconds)

@@ -94,8 +94,8 @@ def make_claims(
                 texts = [(document.id, as_document(document).text) for document in found.documents]
                 _add(made, _of_texts(texts, found.name, making, made, progress), making, found.name, "texts", licence)
             else:
-                pairs = _of_questions(found, making, made, progress)
                 away = held_out_documents(found, making.hold_out)
+                pairs = _of_questions(found, making, made, away, progress)
                 _add(made, pairs, making, found.name, f"{len(found.questions):,} questions", licence, away=away)
         else:
             drawn = drawn_documents([source], Path.cwd(), made.left_out, progress=progress)
@@ -161,8 +161,11 @@ def _judged(path: Path, making: ClaimMaking, made: Made) -> Iterator[ClaimPair]:
 # --- questions with gold answers --------------------------------------------------------------------------------------
 
 
-def _of_questions(found: QuestionSet, making: ClaimMaking, made: Made, progress: Progress) -> Iterator[ClaimPair]:
-    """Of each question up to three pairs with one claim: its passage, a false version, a passage that is silent."""
+def _of_questions(
+    found: QuestionSet, making: ClaimMaking, made: Made, away: frozenset[str], progress: Progress
+) -> Iterator[ClaimPair]:
+    """Of each question up to three pairs with one claim: its passage, a false version, a passage that is silent, which
+    is of a document on the same side of the hold-out as the question's (`away` are those held out)."""
     if not found.documents:
         raise UsageError(f"no documents lie beside the questions of {found.name}; claims need passages")
     texts = {document.id: as_document(document).text for document in found.documents}
@@ -195,9 +198,10 @@ def _of_questions(found: QuestionSet, making: ClaimMaking, made: Made, progress:
             )
         else:
             made.left_out.add(NOT_FALSE, source, "has no other answer of its kind near")
-        silent = _silent(question, claim, found.documents, order, texts, passage, draw)
+        silent = _silent(question, claim, found.documents, order, texts, passage, away, draw)
         if silent is not None:
-            yield ClaimPair(claim, silent, "neutral", span.document, source, f"{how}, another passage")
+            document, text = silent
+            yield ClaimPair(claim, text, "neutral", document, source, f"{how}, another passage")
         else:
             made.left_out.add(SILENT, source, "has no other passage that does not hold its answer")
 
@@ -253,20 +257,24 @@ def _silent(
     order: dict[str, int],
     texts: dict[str, str],
     passage: str,
+    away: frozenset[str],
     draw: Random,
-) -> str | None:
-    """The passage that has most of the claim's words and none of its answers: of the same document where it is long,
-    else of its neighbours."""
+) -> tuple[str, str] | None:
+    """(document, passage) that has most of the claim's words and none of its answers: of the same document where it is
+    long, else of its neighbours on the same side of the hold-out."""
     home = question.spans[0].document
-    candidates = [text for text in _windows(texts[home], draw) if not _overlap(text, passage)]
+    candidates = [(home, text) for text in _windows(texts[home], draw) if not _overlap(text, passage)]
     if not candidates:
         place = order[home]
-        near = [n for n in range(max(0, place - NEAR), min(len(documents), place + NEAR + 1)) if n != place]
-        candidates = [text for n in near for text in _windows(texts[documents[n].id], draw)]
+        near = [
+            documents[n].id for n in range(max(0, place - NEAR), min(len(documents), place + NEAR + 1)) if n != place
+        ]
+        near = [other for other in near if (other in away) == (home in away)]
+        candidates = [(other, text) for other in near for text in _windows(texts[other], draw)]
     answers = [answer.casefold() for answer in question.answers]
-    silent = [text for text in candidates if not any(answer in text.casefold() for answer in answers)]
+    silent = [one for one in candidates if not any(answer in one[1].casefold() for answer in answers)]
     wanted = content_tokens(claim)
-    best = sorted(silent, key=lambda text: -len(wanted & content_tokens(text)))[:3]
+    best = sorted(silent, key=lambda one: -len(wanted & content_tokens(one[1])))[:3]
     return draw.choice(best) if best else None
 
 
@@ -301,13 +309,15 @@ def _of_texts(
             made.left_out.add(NOT_FALSE, source, f"says “{claim[:60]}”")
         else:
             yield ClaimPair(false[0], passage, "contradicted", document, source, f"a sentence, {false[1]}")
-        others = [other for other in _windows(text, draw) if not _overlap(other, passage)]
-        others = others or _windows(texts[(place + 1) % len(texts)][1], draw)
+        home, others = document, [other for other in _windows(text, draw) if not _overlap(other, passage)]
+        if not others and len(texts) > 1:
+            home, beside = texts[place + 1 if place + 1 < len(texts) else place - 1]
+            others = _windows(beside, draw)
         others = [other for other in others if claim not in other]
         if others:
             wanted = content_tokens(claim)
             silent = max(others, key=lambda other: len(wanted & content_tokens(other)))
-            yield ClaimPair(claim, silent, "neutral", document, source, "a sentence, another passage")
+            yield ClaimPair(claim, silent, "neutral", home, source, "a sentence, another passage")
 
 
 def _claims(sentence: str) -> bool:

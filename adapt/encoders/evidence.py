@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from adapt.instructions.from_questions import held_out_documents
 from eval.data.corpora import as_document, text_start
 from eval.data.questions import QuestionSet, read_questions
 from retrieval.errors import FathomError, UsageError
@@ -27,8 +28,7 @@ def write_evidence(found: QuestionSet, out: Path, *, hold_out: float = 0.0) -> t
 
     Raises UsageError where no question has a span, and OSError where nothing can be written.
     """
-    kept = len(found.documents) - round(hold_out * len(found.documents))
-    allowed = {document.id for document in found.documents[:kept]}
+    away = held_out_documents(found, hold_out)  # those that `fathom data questions` leaves out
     sentences: dict[str, list[tuple[int, int]]] = {}
     corpus: list[dict[str, Any]] = []
     for document in found.documents:
@@ -41,7 +41,7 @@ def write_evidence(found: QuestionSet, out: Path, *, hold_out: float = 0.0) -> t
     queries: list[dict[str, Any]] = []
     judged: list[str] = []
     for question in found.questions:
-        if not question.answerable or not question.spans or question.spans[0].document not in allowed:
+        if not question.answerable or not question.spans or question.source in away:
             continue
         span = question.spans[0]
         touched = [n for n, (a, b) in enumerate(sentences[span.document]) if a < span.end and span.start < b]

@@ -13,8 +13,9 @@ from adapt.export.hf_folder import write_card
 from adapt.export.model_folder import read_json_file
 from adapt.export.new_folder import new_folder
 from eval.models.adapter_base import FILE as BASE_FACTS
+from eval.models.packaged import SAME_WEIGHTS
 from eval.runs.run_folder import write_json
-from retrieval.errors import UsageError
+from retrieval.errors import FathomError, UsageError
 from retrieval.llm_reranking.judging import JUDGE_VERSION
 from retrieval.prompts import PROMPT_VERSION
 from retrieval.rewriting.condensing import REWRITE_VERSION
@@ -31,7 +32,8 @@ def write_role_adapter(adapter: Path, out: Path, *, role: str, data: Sequence[st
     """Write the folder `out`, whole or not at all: weights in fp16 (half the size; LoRA's are far from its limits), the
     settings that say something, the base's hash, and a card. `data` are "name | licence | source" lines.
 
-    Raises UsageError for another role or a plain LoRA's absence, DamagedError for what is no adapter, OSError.
+    Raises UsageError for another role, another base, and what is no plain LoRA of named layers, DamagedError for what
+    is no adapter, OSError.
     """
     import numpy as np
     from safetensors.numpy import load_file, save_file
@@ -41,7 +43,11 @@ def write_role_adapter(adapter: Path, out: Path, *, role: str, data: Sequence[st
     config = read_json_file(adapter / "adapter_config.json")
     if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("modules_to_save"):
         raise UsageError(f"{adapter} is no plain LoRA, which all engines take for a role")
+    if not isinstance(config.get("target_modules"), list) or "r" not in config:
+        raise UsageError(f"{adapter} names no layers one by one (target_modules) or no rank; train it by a recipe")
     facts = read_json_file(adapter / BASE_FACTS)
+    if facts.get("base_sha256") not in SAME_WEIGHTS:
+        raise UsageError(f"{adapter} was not trained on the model that comes with Fathom; as a role it would say so")
     manifest = read_json_file(adapter / "manifest.json", missing={})
     with new_folder(out) as folder:
         weights = {name: value.astype(np.float16) for name, value in load_file(adapter / _WEIGHTS).items()}
@@ -88,7 +94,10 @@ def main() -> None:
     parser.add_argument("--role", required=True, choices=sorted(PROMPTS))
     parser.add_argument("--data", action="append", default=[], metavar="NAME|LICENCE|SOURCE")
     given = parser.parse_args()
-    write_role_adapter(given.adapter, given.out, role=given.role, data=given.data)
+    try:
+        write_role_adapter(given.adapter, given.out, role=given.role, data=given.data)
+    except (FathomError, OSError) as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -75,8 +75,8 @@ def examples_from_judgements(
     """For each query an example "yes" for the best passage of each relevant document that a search finds, and examples
     "no".
 
-    `labels.group` is the first relevant document, so that no document stands on both sides of a split. The index is
-    kept under `cache`. Raises what reading, embedding and searching raise.
+    `labels.group` is the first relevant document, so that queries about one document stand on one side of a split; what
+    is shown beside them may stand on both. The index is kept under `cache`. Raises what reading, embedding and searching raise.
     """
     dataset = judged.dataset
     asks: dict[str, list[frozenset[str]]] = {}

@@ -86,8 +86,9 @@ def examples_from_rewrites(
     """An example for each turn with a history whose rewrite serving would take as one, and those that are made.
 
     Left out is what shares a conversation's beginning, or a rewrite of some length, with a held-out turn.
-    `labels.group` is the topic or conversation, so that none stands on both sides of a split; `labels.needed` tells
-    whether the person changed anything.
+    `labels.group` is the topic or conversation, by which a set is split; every other one of the questions that stand
+    alone is another conversation's, so that its words may stand on both sides. `labels.needed` tells whether the person
+    changed anything.
     """
     turns = _chosen(found, making, into)
     seen: set[str] = set()

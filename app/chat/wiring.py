@@ -24,6 +24,8 @@ from retrieval.prompts import Message, language_of
 from retrieval.support import content_tokens
 
 if TYPE_CHECKING:
+    from llama_index.core.llms import LLM
+
     from app.settings import Settings
     from retrieval.collection import Collection
     from retrieval.embedding.embedder import Embedder
@@ -119,7 +121,7 @@ class Shelf:
             self._open.clear()
 
 
-def engines_of(settings: "Settings", warm: Callable[[], None]) -> Engines:
+def engines_of(settings: "Settings", warm: Callable[["LLM"], None]) -> Engines:
     """The models that can be picked: one a profile, that of the settings first chosen. `warm` loads what else answers
     need, while one of them loads."""
     from app.profiles import profiles_here
@@ -131,11 +133,11 @@ def engines_of(settings: "Settings", warm: Callable[[], None]) -> Engines:
     return Engines(choices, settings.profile)
 
 
-def _choice(settings: "Settings", warm: Callable[[], None], name: str, *, missing: str) -> EngineChoice:
+def _choice(settings: "Settings", warm: Callable[["LLM"], None], name: str, *, missing: str) -> EngineChoice:
     def load() -> tuple[Any, str]:
         # It loads in a process of its own, while the embedding model loads in this one.
         llm = build.engine(settings, tell=background.note)
-        warm()
+        warm(llm)
         return llm, llm.metadata.model_name
 
     # A model of the settings' own that is not there fails when it is loaded, which says more than a look can.
@@ -147,10 +149,10 @@ def parts_of(settings: "Settings", shelf: Shelf) -> Parts:
     """What the page needs, over the real collections and the real engines."""
     assistance = Assistance(settings)
 
-    def warm() -> None:
+    def warm(llm: "LLM") -> None:
         shelf.warm()
         try:
-            assistance.load()
+            assistance.load(llm=llm)
             if reader := build.sentence_reader(settings):
                 reader("warm", ["warm"])
         except FathomError as error:

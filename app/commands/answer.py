@@ -122,7 +122,7 @@ def _planner(run: Run, assistance: "Assistance", collection: "Collection") -> "I
             llm = engine(run.settings)
         with closing(llm) if asks else nullcontext():  # type: ignore[type-var]
             planner = assistance.planner(llm if asks else None, strict=True)
-            assistance.load(planner, assistance.finding_in(collection))
+            assistance.load(planner, assistance.finding_in(collection), llm if asks else None)
             yield planner
 
 
@@ -240,7 +240,7 @@ def ask(
             show("opening", 0, 0)
             llm = None if quote else engine(run.settings, tell=lambda text: run.terminal.note(text, style="dim"))
             planner = assistance.planner(llm, strict=rewrite is not None)
-            assistance.load(planner, assistance.finding_in(opened))
+            assistance.load(planner, assistance.finding_in(opened), llm)
         answer = _follow(
             run.terminal,
             answer_events(

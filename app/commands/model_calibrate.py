@@ -30,7 +30,7 @@ def calibrate(
 
     from adapt.calibrating import calibrated
     from adapt.instructions.example import read_examples
-    from adapt.registry import add_export, find, is_registered
+    from adapt.registry import add_export, find, is_adapter_folder, is_registered
     from app.build import engine, engine_settings
     from retrieval.errors import UsageError
     from retrieval.llm_reranking.calibration import write_calibration
@@ -41,9 +41,9 @@ def calibrate(
         chosen = engine_settings(run.settings, f"local:{name}")
     else:
         folder = Path(name).expanduser().resolve()
-        if not (folder / "adapter_config.json").is_file():
+        if not is_adapter_folder(folder):
             raise UsageError(f"'{name[:80]}' is neither a registered model nor the folder of an adapter")
-        chosen = replace(run.settings.engine, name="local", url=None, adapter=folder)
+        chosen = replace(engine_settings(run.settings, "local"), model=None, adapter=folder, adapters=None)
     found = list(islice((one for one in read_examples(examples) if not one.rejected), limit))
     with (
         run.terminal.progress() as progress,

@@ -57,14 +57,17 @@ Rewrite = Annotated[
     typer.Option(
         "--rewrite",
         metavar="NAME",
-        help="What makes the query: none, previous, model, plan, or an engine.",
+        help="What makes the query: none, previous, auto, model, plan, or an engine.",
         show_default="of the settings",
     ),
 ]
 Rerank = Annotated[
     str | None,
     typer.Option(
-        "--rerank", metavar="NAME", help="What reorders the hits: none, or a reranker.", show_default="of the settings"
+        "--rerank",
+        metavar="NAME",
+        help="What reorders the hits: none, packaged, llm, or another reranker.",
+        show_default="of the settings",
     ),
 ]
 History = Annotated[

@@ -48,7 +48,7 @@ def rerank(
             opened.set_tuned(None)
         elif writes:
             kept = opened.tuned
-            if kept is None or (kept.reranker != PACKAGED and on):
+            if kept is None or (kept.reranker != PACKAGED and on is not None):
                 kept = Tuned(PACKAGED)
             opened.set_tuned(
                 Tuned(
@@ -70,7 +70,8 @@ def rerank(
     overridden = [name for name in ("reranker", "least_relevance") if getattr(run.settings.assist, name) is not None]
     if overridden and tuned is not None:
         run.terminal.note(f"{' and '.join(overridden)} in the settings go before what is set here", style="yellow")
-    where = " (set for this collection)" if tuned is not None and tuned.rerank is not None and not overridden else ""
+    decides = tuned is not None and tuned.rerank is not None and tuned.reranker == PACKAGED
+    where = " (set for this collection)" if decides and not overridden else ""
     least_now = f", and kept from a relevance of {now.least_relevance:g} on" if now.least_relevance else ""
     if now.reranker == NONE:
         run.terminal.done(f"hits are not reranked{where}")

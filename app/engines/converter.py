@@ -29,7 +29,8 @@ def main() -> None:
     except Exception as error:  # safetensors has an error of its own for a full disk
         traceback.print_exception(error)  # to the log
         words = str(error).strip().splitlines()
-        told = {"error": FathomError.__name__, "message": words[-1][:300] if words else type(error).__name__}
+        kind = MissingError if "No space left" in str(error) else FathomError
+        told = {"error": kind.__name__, "message": words[-1][:300] if words else type(error).__name__}
     else:
         return
     print(json.dumps(told))

@@ -128,9 +128,7 @@ def _converted(path: Path, cache: Path, tell: Callable[[str], None]) -> Iterator
     """The folder of a GGUF file; in a cache that cannot be used it is made for this time alone."""
     try:
         folder = converted(path, cache, tell)
-    except (DamagedError, UsageError):
-        raise
-    except (FathomError, OSError) as error:
+    except (MissingError, OSError) as error:
         _LOG.warning("%s; it is made in a temporary folder, and again next time", error)
     else:
         yield folder

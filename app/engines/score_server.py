@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from app.engines.server import load_server
+from app.engines.server import load_server, sendable
 from retrieval.errors import FathomError
 from retrieval.llm_reranking.judging import passage_lines, query_line
 from retrieval.llm_reranking.outcome import Reranked
@@ -45,12 +45,12 @@ class ServerReranker:
         began = time.monotonic()
         body: dict[str, Any] = {
             "model": self.model,
-            "query": query_line(query).encode("utf-8", "replace").decode(),
+            "query": query_line(query),
             "documents": [_text(hit) for hit in hits],
         }
         if self._speaks_vllm:  # longer pairs than the model reads are cut, not refused
             body["truncate_prompt_tokens"] = -1
-        answer = self._endpoint.post(f"{self._endpoint.url}/rerank", body, seconds=seconds or self.seconds)
+        answer = self._endpoint.post(f"{self._endpoint.url}/rerank", sendable(body), seconds=seconds or self.seconds)
         usage = answer.get("usage") if isinstance(answer, dict) else None
         tokens = usage.get("prompt_tokens", usage.get("total_tokens")) if isinstance(usage, dict) else None
         return Reranked(
@@ -69,8 +69,7 @@ class ServerReranker:
 
 def _text(hit: Hit) -> str:
     title, text = passage_lines(hit)
-    whole = f"{title}\n{text}" if title else text
-    return whole.encode("utf-8", "replace").decode()
+    return f"{title}\n{text}" if title else text
 
 
 def _scores(answer: Any, count: int, url: str) -> list[float]:

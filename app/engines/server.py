@@ -139,7 +139,7 @@ class ServerLLM(SpeakingLLM):
         asked = [prompt if isinstance(prompt, str) else self._messages(prompt) for prompt in prompts]
         if not all(asked):
             raise UsageError("a prompt to weigh is empty; write a question")
-        asked, wanted = _sendable(asked), _sendable(list(choices))
+        asked, wanted = sendable(asked), sendable(list(choices))
         bare = self.url.removesuffix("/v1")
 
         def post(path: str, body: dict[str, Any]) -> Any:
@@ -212,7 +212,7 @@ class ServerLLM(SpeakingLLM):
             body["stop"] = [stop] if isinstance(stop, str) else list(stop)
             stop = None
         # Servers take text as UTF-8, which has no lone surrogates (undecodable bytes of a file name, say).
-        body = _sendable(body)
+        body = sendable(body)
         return path, body, {"prompt": _guess(text), "limits": kwargs.get("limits") or self.limits, "stop": stop}
 
     def _pieces(self, source: Source, kwargs: dict[str, Any]) -> Iterator[Piece]:
@@ -338,9 +338,9 @@ def _guess(text: str) -> int:
     return plain // 3 + len(text) - plain + 1
 
 
-def _sendable(value: Any) -> Any:
+def sendable(value: Any) -> Any:
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode("utf-8")
     if isinstance(value, list):
-        return [_sendable(item) for item in value]
-    return {key: _sendable(item) for key, item in value.items()} if isinstance(value, dict) else value
+        return [sendable(item) for item in value]
+    return {key: sendable(item) for key, item in value.items()} if isinstance(value, dict) else value

@@ -4,13 +4,13 @@ Passages are ranked by what they are about; the sentence that answers shares a q
 neighbours do. The one that comes with Fathom learnt it from questions in a reader's words (data/reading).
 """
 
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from retrieval.errors import MissingError
-from retrieval.reranking.load import PACKAGED, SHIPPED, load_reranker
+from retrieval.late import Late
+from retrieval.reranking.load import PACKAGED, SHIPPED, load_reranker, reranker_identity
 
 if TYPE_CHECKING:
     from retrieval.reranking.cross_encoder import CrossEncoderReranker
@@ -38,14 +38,12 @@ def reader_named(word: str, *, threads: int = 0, cache: Path | None = None) -> S
         assert found is not None, "a folder is no word for none"
         return found  # type: ignore[return-value]  # a folder holds a cross-encoder
 
-    return _Late(load)
+    return _Reader(load)
 
 
 def reader_identity(word: str, *, cache: Path) -> str | None:
     """A hash over what decides a reader's scores, for comparing measurements; None for "words". Raises
     MissingError and what reading its files raises."""
-    from retrieval.reranking.load import reranker_identity
-
     return None if word == WORDS else reranker_identity(str(_place(word)), cache=cache, download=False)
 
 
@@ -57,15 +55,11 @@ def _place(word: str) -> Path:
     return place
 
 
-class _Late:
-    """Loaded by whoever reads first. Safe from any thread."""
+class _Reader:
+    """A cross-encoder that is loaded by whoever reads first."""
 
     def __init__(self, load: "Callable[[], CrossEncoderReranker]") -> None:
-        self._load = load
-        self._guard = threading.Lock()
-        self._loaded: CrossEncoderReranker | None = None
+        self._encoder = Late(load)
 
     def __call__(self, question: str, sentences: Sequence[str]) -> list[float]:
-        with self._guard:
-            self._loaded = self._loaded or self._load()
-        return self._loaded.logits(question, sentences)
+        return self._encoder.load().logits(question, sentences)

@@ -66,8 +66,7 @@ def command(
     if held_out_to is not None:
         if not making.hold_out or len(files) > 1:
             raise UsageError("--held-out-to needs --hold-out, the share that is held out, and one file")
-        if held_out_to.exists() and not replace:
-            raise UsageError(f"'{held_out_to}' is there already; name another file, or write over it with --replace")
+        require_new(held_out_to, replace=replace, sources=(*files, out))
     require_new(out, replace=replace, sources=tuple(files))
     into = Imported()
     found = [conversations(file.expanduser(), making) for file in files]

@@ -62,7 +62,7 @@ def command(
         typer.Option(
             "--rewriter",
             metavar="NAME",
-            help="What rewrites questions before the search: none, previous, model, plan[:ENGINE] or an engine.",
+            help="What rewrites questions before the search: none, previous, auto, model, plan[:ENGINE] or an engine.",
             show_default="of the settings",
         ),
     ] = None,

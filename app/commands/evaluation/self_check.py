@@ -66,13 +66,18 @@ def check_collection(
 def _overridden(run: Run, finds: bool, refuses: bool) -> list[str]:
     """What of it the settings go before."""
     ours = run.settings
-    names = [f"[assist] {name}" for name in ("reranker", "least_relevance") if finds and getattr(ours.assist, name)]
+    names = [
+        f"[assist] {name}"
+        for name in ("reranker", "least_relevance")
+        if finds and getattr(ours.assist, name) is not None
+    ]
     names += ["[answer] least_confidence"] if refuses and ours.answer.least_confidence is not None else []
     return [f"the settings say {name}, which goes before what is kept for the collection" for name in names]
 
 
 def _show(run: Run, found: dict[str, Any], kept: "Tuned | None") -> None:
     from app.terminal import count
+    from retrieval.finding import as_tuned
 
     terminal = run.terminal
     counts = found["questions"]
@@ -91,7 +96,7 @@ def _show(run: Run, found: dict[str, Any], kept: "Tuned | None") -> None:
         terminal.line(f"  {'Worth setting.' if refusal['adopt'] else 'Not shown to be better; it stays.'}")
     for note in found["notes"]:
         terminal.note(note, style="yellow")
-    if kept is not None and kept.least_relevance is not None and not kept.rerank:
+    if kept is not None and kept.least_relevance and as_tuned(run.settings.assist, kept).reranker != kept.reranker:
         terminal.note(
             "the least relevance holds where the reranker reads: with --rerank, or [assist] reranker in fathom.toml"
         )

@@ -69,7 +69,8 @@ def command(
         int | None, typer.Option("--limit", metavar="N", help="Questions of each side.", show_default="all")
     ] = None,
     reranker: Annotated[
-        str | None, typer.Option("--reranker", metavar="NAME", help="Cross-encoder.", show_default=False)
+        str | None,
+        typer.Option("--reranker", metavar="NAME", help="packaged, a cross-encoder, or llm.", show_default=False),
     ] = None,
     rewriter: Annotated[
         str | None, typer.Option("--rewriter", metavar="NAME", help="What rewrites queries.", show_default=False)
