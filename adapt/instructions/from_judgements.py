@@ -76,8 +76,8 @@ def examples_from_judgements(
     "no".
 
     `labels.group` is the first relevant document, so that queries about one document stand on one side of a split; what
-    is shown beside them may stand on both. The index is kept under `cache`. Raises what reading, embedding and searching
-    raise.
+    is shown beside them may stand on both. The index is kept under `cache`. Raises what reading, embedding and
+    searching raise.
     """
     dataset = judged.dataset
     asks: dict[str, list[frozenset[str]]] = {}
