@@ -284,12 +284,22 @@ def found(
     )
 
 
+def writes(settings: Settings) -> bool:
+    """Whether the engine of the settings writes answers where nobody says otherwise, or their sources are quoted."""
+    ours = settings.engine
+    if settings.answer.mode != "auto":
+        return settings.answer.mode == "generate"
+    as_it_came = ours.name != "server" and ours.model is None and ours.adapter is None
+    return not as_it_came or settings.answer.answerer
+
+
 def answer_events(
     settings: Settings,
     collection: "Collection",
     question: str,
     *,
     llm: "LLM | None",
+    quote: bool = False,
     assistance: "Assistance | None" = None,
     planner: "Planner | None" = None,
     k: int | None = None,
@@ -297,8 +307,9 @@ def answer_events(
     history: "Sequence[Message | Mapping[str, str]]" = (),
     stop: "threading.Event | None" = None,
 ) -> "Iterator[AnswerEvent]":
-    """The events of one answer; without `llm` it quotes. `k` None is as many as the settings say. `assistance` is kept
-    from question to question by whoever answers several."""
+    """The events of one answer. With `quote`, or without `llm`, it quotes; an `llm` rewrites follow-ups all the same.
+    `k` None is as many as the settings say. `assistance` is kept from question to question by whoever answers several.
+    """
     from app.assistance import Assistance
     from retrieval.answering import answer_stream
 
@@ -314,7 +325,7 @@ def answer_events(
         question,
         collection=collection,
         llm=llm,
-        mode="quote" if llm is None else "generate",
+        mode="quote" if quote or llm is None else "generate",
         filters=filters,
         history=history,
         # The search has loaded it already; a lexical one must not for the quotes' sake.

@@ -169,6 +169,7 @@ def _run(
             about["assist"] = asdict(helped.finding)
             # Whoever gives no settings for finding measures what needs no model.
             reader = reader_named(settings.quote_by) if tools.assist is not None else None
+            settings = replace(settings, quote_seconds=PATIENCE)
             do = _WithPassages(contexts, llm, settings, refusals, checker, helped, reader)
         run_items(
             folder,

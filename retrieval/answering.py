@@ -20,9 +20,9 @@ from retrieval.flagging import flags
 from retrieval.packing import Packed, pack
 from retrieval.passages import Answer, Document, Hit, Mode
 from retrieval.prompts import PROMPT_VERSION, REFUSALS, Language, Message, answer_messages, language_of
-from retrieval.quoting import quoted_answer
-from retrieval.reranking.load import Reranker
-from retrieval.reranking.sentences import WORDS, SentenceReader
+from retrieval.quoting import READ_SECONDS, quoted_answer
+from retrieval.reranking.load import PACKAGED, Reranker
+from retrieval.reranking.sentences import SentenceReader
 from retrieval.rewriting.plans import Planner
 from retrieval.roles import ANSWERER, has_role, in_role
 from retrieval.selecting import select
@@ -100,15 +100,20 @@ class AnswerSettings:
     """The same estimate, from which quotations stand in where the model says that the passages hold no answer."""
     least_support: float = 0.5
     """Share of what the model claims that the passages must bear out; below it, quotations replace its text."""
+    mode: Literal["auto", "generate", "quote"] = "auto"
+    """Whether a model writes where a question does not say: "auto" lets every model write but the one that comes with
+    Fathom as it came, which quotes better than it writes (docs/results.md). `app.build.writes` decides."""
     answerer: bool = False
     """Whether the engine's adapter for answering writes, where it has one, rather than the model itself."""
     support: str = "lexical"
     """What tells whether they do: "lexical" (shared words), "encoder" (a trained one), "llm" (the engine), a folder."""
     quotes: int = 3
     """Sentences of an answer in quote mode."""
-    quote_by: str = WORDS
-    """What chooses them beside words and meaning: "words" (nothing), "packaged" (an encoder that reads question and
-    sentence together; English), or the folder of another."""
+    quote_by: str = PACKAGED
+    """What chooses them beside words and meaning: "packaged" (an encoder that reads question and sentence together;
+    English), "words" (nothing), or the folder of another."""
+    quote_seconds: float = READ_SECONDS
+    """Time limit for that encoder; after it words and meaning choose alone."""
 
     def __post_init__(self) -> None:
         if self.most_passages is not None and self.most_passages < 1:
@@ -116,6 +121,8 @@ class AnswerSettings:
         for name in ("shown_relevance", "shown_share", "near_copy", "shorten_to", "least_support", "quote_from"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UsageError(f"{name} is a share from 0 to 1; {getattr(self, name)} was given")
+        if not 0.0 < self.quote_seconds < float("inf"):
+            raise UsageError(f"quote_seconds is more than 0; {self.quote_seconds} was given")
         if self.shorten_to < LEAST_SHARE:
             raise UsageError(f"shorten_to is a share from {LEAST_SHARE} to 1; {self.shorten_to} was given")
 
@@ -428,6 +435,7 @@ class _Finish:
             self.hits,
             embedder=self.embedder,
             reader=self.reader,
+            seconds=self.settings.quote_seconds,
             document=self.documents.get,
             limit=self.settings.quotes,
             sure=True,  # whether to refuse has been decided

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from retrieval.errors import FathomError
+from retrieval.limited import NotDone, limited
 from retrieval.packing import DocumentOf
 from retrieval.passages import Citation, Hit, Support
 from retrieval.prompts import language_of
@@ -35,6 +35,8 @@ LEAST_COVERAGE = 0.2
 """Share of the question's telling words that at least one sentence must have where nothing is known of meaning."""
 LEAST_MEANING = 0.45
 """Cosine that stands in for words in common."""
+READ_SECONDS = 2.0
+"""How long an encoder may read, where nobody says otherwise: a first question does not wait for it to be loaded."""
 _SHORTLIST = 24
 """Sentences that are embedded: the best by words, since embedding all of 10 passages takes half a second."""
 
@@ -72,16 +74,18 @@ def best_quotes(
     *,
     embedder: "Embedder | None" = None,
     reader: SentenceReader | None = None,
+    seconds: float = READ_SECONDS,
     limit: int = 3,
     sure: bool = False,
 ) -> list[Quote]:
     """Up to `limit` sentences, best first; none where no sentence has to do with the question, unless it is `sure` that
     the passages answer it: then the best one in any case.
 
-    A further sentence is added only if it is nearly as good as the first and says something else.
+    A further sentence is added only if it is nearly as good as the first and says something else. Where `reader` fails
+    or takes longer than `seconds`, words and meaning choose alone.
     """
     candidates = scored_sentences(question, hits, embedder=embedder)[:_SHORTLIST]
-    was_read = _read(question, hits, candidates, reader)
+    was_read = reader is not None and _read(question, hits, candidates, reader, seconds)
     if not candidates:
         return []
     relevant = [
@@ -119,16 +123,21 @@ def scored_sentences(
     return [*sorted(chosen, key=lambda c: (-c.score, c.hit, c.start)), *candidates[shortlist:]]
 
 
-def _read(question: str, hits: Sequence[Hit], candidates: Sequence[Candidate], reader: SentenceReader | None) -> bool:
-    """Whether the encoder read the sentences, each after its document's title, and their scores say so. It reads
-    English; one that fails leaves them as they are."""
-    if reader is None or not candidates or language_of(question) != "en":
+def _read(
+    question: str, hits: Sequence[Hit], candidates: Sequence[Candidate], reader: SentenceReader, seconds: float
+) -> bool:
+    """Whether the encoder read the sentences in time, each after its document's title, and their scores say so. It
+    reads English; one that fails leaves them as they are."""
+    if not candidates or language_of(question) != "en":
         return False
+    texts = [f"{hits[one.hit].source.title}\n{one.text}".strip() for one in candidates]
     try:
-        found = reader(question, [f"{hits[one.hit].source.title}\n{one.text}".strip() for one in candidates])
-    # Its libraries raise what they like, also while two threads import them at once; quotations need none of them.
-    except (FathomError, ImportError, OSError, RuntimeError) as error:
-        _log.warning("quotations were chosen without the encoder: %s", error)
+        found = limited(reader, lambda _: reader(question, texts), seconds)
+    except NotDone as trouble:
+        _log.warning("quotations were chosen without the encoder (%s): %s", trouble.why, trouble.error or "not in time")
+        return False
+    if len(found) != len(texts) or not all(map(math.isfinite, found)):
+        _log.warning("quotations were chosen without the encoder: it gave no score for some sentences")
         return False
     for candidate, logit in zip(candidates, found, strict=True):
         candidate.read = math.exp((logit - max(found)) / READ_SPREAD)
@@ -219,6 +228,7 @@ def quoted_answer(
     *,
     embedder: "Embedder | None" = None,
     reader: SentenceReader | None = None,
+    seconds: float = READ_SECONDS,
     document: DocumentOf | None = None,
     limit: int = 3,
     sure: bool = False,
@@ -229,7 +239,7 @@ def quoted_answer(
     """
     lines: list[str] = []
     citations: list[Citation] = []
-    quotes = best_quotes(question, hits, embedder=embedder, reader=reader, limit=limit, sure=sure)
+    quotes = best_quotes(question, hits, embedder=embedder, reader=reader, seconds=seconds, limit=limit, sure=sure)
     best = quotes[0].hit if quotes else 0
     for quote in sorted(quotes, key=lambda q: (q.hit != best, q.hit, q.start)):
         n = quote.hit + 1

@@ -122,7 +122,8 @@ class BackgroundEngine:
 class EngineChoice:
     """A model that can be picked. `engine` is None where it cannot be used here, and `missing` says why.
 
-    `resident` models run in this process and take its memory: only one of them is loaded at a time.
+    `resident` models run in this process and take its memory: only one of them is loaded at a time. One that `writes`
+    does so where nobody says otherwise; with any other its sources are quoted.
     """
 
     name: str
@@ -130,6 +131,7 @@ class EngineChoice:
     engine: BackgroundEngine | None
     missing: str = ""
     resident: bool = True
+    writes: bool = True
 
 
 class Engines:
@@ -170,6 +172,11 @@ class Engines:
         """The default's model, None while it is not ready; to look at, not to write with (`use` is for that)."""
         choice = self.choice("")
         return choice.engine.model if choice is not None and choice.engine is not None else None
+
+    def writes(self, name: str = "") -> bool:
+        """Whether a choice (empty: the default) writes answers where nobody says otherwise."""
+        choice = self.choice(name)
+        return choice is None or choice.writes
 
     def start(self, name: str = "") -> None:
         """Begin loading a choice (empty: the default), if it is not loaded; other resident models go first."""

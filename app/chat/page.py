@@ -14,7 +14,7 @@ import gradio as gr
 from app.chat.render import sealed
 from app.chat.sources import sources_html
 from app.chat.talking import Chat
-from app.chat.views import FIELDS, FORM_FIELDS
+from app.chat.views import FIELDS, FORM_FIELDS, mode_of
 from app.chat.words import CHINESE, ENGLISH, Words
 
 MAX_QUEUE = 64
@@ -80,7 +80,7 @@ def build_page(chat: Chat, say: gr.I18n) -> gr.Blocks:
                 gr.Button(say("clear"), elem_id="new", size="md")
                 at["chats"] = _drawn("chats")
             with gr.Column(elem_id="talk", scale=3, min_width=300):
-                _talk(at, say, parts.default_k)
+                _talk(at, say, parts.default_k, quote=not parts.engines.writes())
             with gr.Column(elem_id="side", scale=2, min_width=280):
                 at["sources"] = _drawn("sources", sources_html([], ENGLISH))
         help_ = _drawn("help")
@@ -129,7 +129,7 @@ def _head(at: dict[str, Any], say: gr.I18n) -> None:
         gr.Button("", elem_id="theme", elem_classes="pictured", size="sm", min_width=36)
 
 
-def _talk(at: dict[str, Any], say: gr.I18n, default_k: int) -> None:
+def _talk(at: dict[str, Any], say: gr.I18n, default_k: int, *, quote: bool) -> None:
     at["trouble"] = _drawn("trouble")
     with gr.Column(elem_id="messages"):
         at["past"] = _drawn("past")
@@ -150,8 +150,8 @@ def _talk(at: dict[str, Any], say: gr.I18n, default_k: int) -> None:
     at["chips"] = _drawn("chips")
     with gr.Row(elem_id="settings"):
         at["mode"] = gr.Radio(
-            [(say("mode_answer"), "answer"), (say("mode_quote"), "quote")],
-            value="answer",
+            [(say("mode_answer"), mode_of(quote=False)), (say("mode_quote"), mode_of(quote=True))],
+            value=mode_of(quote),
             show_label=False,
             label=say("mode"),
             container=False,
@@ -188,8 +188,9 @@ def _events(page: gr.Blocks, chat: Chat, at: dict[str, Any], act: gr.Button, hel
     at["box"].submit(chat.ask, inputs=form, **drawing)
     act.click(chat.act, inputs=[at["command"], *form], **drawing)
     at["condition"].submit(chat.filtered, inputs=[at["condition"], *form], **drawing)
-    for name in ("picker", "mode", "k", "engine"):
+    for name in ("picker", "mode", "k"):
         at[name].input(chat.chosen, inputs=form, **drawing)
+    at["engine"].input(chat.engine_chosen, inputs=form, **drawing)
     at["box"].stop(chat.stop, inputs=[at["opened"]], queue=False, **quiet)
     at["timer"].tick(chat.status, inputs=[at["engine"]], outputs=[at["status"], at["timer"]], queue=False, **quiet)
     page.load(chat.opened, **drawing)

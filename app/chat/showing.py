@@ -18,7 +18,7 @@ from app.chat.render import plain
 from app.chat.sources import sources_html
 from app.chat.surroundings import chats_html, chips_html, keys_html, status_html, teaching_html, trouble_html
 from app.chat.turns import Asked, Turn
-from app.chat.views import Tab, View, busy_box, idle_box
+from app.chat.views import Tab, View, busy_box, idle_box, mode_of
 from app.chat.words import CHINESE, ENGLISH, Words, words_for
 from retrieval.errors import FathomError
 from retrieval.prompts import language_of
@@ -113,8 +113,12 @@ class Screen:
         view.chats = await asyncio.to_thread(self.listing, tab, chat, words)
         return view
 
+    def asked_at_first(self) -> Asked:
+        """How a question is asked where nobody has chosen anything."""
+        return Asked(quote=not self.parts.engines.writes(), k=self.parts.default_k)
+
     def settings(self, view: View, asked: Asked, words: Words, *, keep_engine: bool) -> None:
-        view.mode = "quote" if asked.quote else "answer"
+        view.mode = mode_of(asked.quote)
         view.k = asked.k or self.parts.default_k
         view.conditions = "\n".join(asked.filters)
         view.chips = chips_html(asked.filters, words)

@@ -21,7 +21,7 @@ from app.chat.parts import Parts
 from app.chat.render import plain
 from app.chat.showing import Screen, signature, words_of
 from app.chat.surroundings import chips_html, editing_html, help_html, notice_html
-from app.chat.turns import Asked, Turn
+from app.chat.turns import Turn
 from app.chat.views import (
     MAX_FILTER_CHARACTERS,
     MAX_FILTERS,
@@ -30,6 +30,7 @@ from app.chat.views import (
     conditions_of,
     idle_box,
     known_id,
+    mode_of,
     number,
 )
 from retrieval.errors import BusyError, FathomError
@@ -84,8 +85,13 @@ class Chat:
             yield row
 
     async def chosen(self, request: gr.Request, *values: Any) -> AsyncIterator[Row]:
-        """Another collection, way of answering, number of passages or model was chosen."""
+        """Another collection, way of answering or number of passages was chosen."""
         async for row in self._safely(self._chosen(Form.of(values), request), request):
+            yield row
+
+    async def engine_chosen(self, request: gr.Request, *values: Any) -> AsyncIterator[Row]:
+        """Another model was chosen; it answers as is best for it, until a person says otherwise."""
+        async for row in self._safely(self._chosen(Form.of(values), request, another=True), request):
             yield row
 
     async def filtered(self, request: gr.Request, condition: str, *values: Any) -> AsyncIterator[Row]:
@@ -169,7 +175,7 @@ class Chat:
             view.notice = notice_html(words.gone)
         elif view.notice == gr.skip():
             view.notice = ""
-        asked = found.asked if found else form.asked if form else Asked(k=self.parts.default_k)
+        asked = found.asked if found else form.asked if form else self._screen.asked_at_first()
         collection = asked.collection if asked.collection in names else names[0] if names else ""
         view.opened, view.editing, view.condition = found.id if found else "", "", ""
         if fresh or found:
@@ -285,7 +291,7 @@ class Chat:
 
     # -- settings --------------------------------------------------------------------------------------------------
 
-    async def _chosen(self, form: Form, request: gr.Request) -> AsyncIterator[View]:
+    async def _chosen(self, form: Form, request: gr.Request, *, another: bool = False) -> AsyncIterator[View]:
         words = words_of(request)
         view = View(notice="")
         choice = self.parts.engines.choice(form.asked.engine)
@@ -293,6 +299,9 @@ class Chat:
             sentence = words.engine_missing_now.format(title=choice.title or choice.name, missing=choice.missing)
             view.notice, view.engine = notice_html(sentence), self.parts.engines.default
             form = replace(form, asked=replace(form.asked, engine=self.parts.engines.default))
+        if another:
+            quote = not self.parts.engines.writes(form.asked.engine)
+            view.mode, form = mode_of(quote), replace(form, asked=replace(form.asked, quote=quote))
         self.parts.engines.start(form.asked.engine)
         view.status, view.timer = self.status(form.asked.engine, request)
         view.keys = await asyncio.to_thread(self._screen.keys, form.asked.collection, words)

@@ -78,12 +78,17 @@ class Form:
             editing=number(editing),
             asked=Asked(
                 collection=str(collection or ""),
-                quote=mode == "quote",
+                quote=mode == mode_of(quote=True),
                 k=min(max(number(k) or 1, 1), MAX_PASSAGES),
                 filters=conditions_of(conditions),
                 engine=str(engine or ""),
             ),
         )
+
+
+def mode_of(quote: bool) -> str:
+    """The way of answering, as the page's field holds it."""
+    return "quote" if quote else "answer"
 
 
 def known_id(value: Any) -> str:

@@ -142,7 +142,8 @@ def _choice(settings: "Settings", warm: Callable[["LLM"], None], name: str, *, m
 
     # A model of the settings' own that is not there fails when it is loaded, which says more than a look can.
     background = BackgroundEngine(load)
-    return EngineChoice(name, name, None if missing else background, missing, resident=settings.engine.name != "server")
+    resident = settings.engine.name != "server"
+    return EngineChoice(name, name, None if missing else background, missing, resident, build.writes(settings))
 
 
 def parts_of(settings: "Settings", shelf: Shelf) -> Parts:
@@ -154,7 +155,7 @@ def parts_of(settings: "Settings", shelf: Shelf) -> Parts:
         try:
             assistance.load(llm=llm)
             if reader := build.sentence_reader(settings):
-                reader("warm", ["warm"])
+                reader.load()
         except FathomError as error:
             _log.warning("what helps to find and to quote could not be loaded ahead of time: %s", error)
 
@@ -174,12 +175,13 @@ def parts_of(settings: "Settings", shelf: Shelf) -> Parts:
     ) -> Iterator[AnswerEvent]:
         opened = shelf.collection(collection)
         with engines.use(engine) as model:
-            llm = None if quote or model is None else with_options(model, options)
+            llm = None if model is None else with_options(model, options)
             yield from build.answer_events(
                 settings,
                 opened,
                 question,
                 llm=llm,
+                quote=quote,
                 assistance=assistance,
                 k=k,
                 filters=filters,

@@ -198,8 +198,13 @@ def _print_hit(terminal: "Terminal", question: str, hit: Hit) -> None:
 def ask(
     question: Question,
     quote: Annotated[
-        bool, typer.Option("--quote", help="Answer with the best sentences of the sources, word for word.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--quote/--write",
+            help="Answer with the best sentences of the sources, word for word, or let the model write.",
+            show_default="as suits the model",
+        ),
+    ] = None,
     history: History = None,
     k: Hits = None,
     rewrite: Rewrite = None,
@@ -229,18 +234,23 @@ def ask(
     question = _question(question)
     turns = read_history(history) if history else []
     from app.assistance import Assistance
-    from app.build import answer_events, engine, open_collection
+    from app.build import answer_events, engine, open_collection, sentence_reader, writes
     from app.terminal import count
     from retrieval.filters import parse_filter
 
     conditions = [parse_filter(text) for text in filters or ()]
     assistance = Assistance(run.settings)
+    quoting = not writes(run.settings) if quote is None else quote
+    # Whoever says --quote wants no model at all; else a follow-up is rewritten, by an adapter that beats the rule.
+    asked = not quoting or (quote is None and bool(turns))
     with open_collection(run.settings, collection) as opened:
         with run.terminal.progress() as show:
             show("opening", 0, 0)
-            llm = None if quote else engine(run.settings, tell=lambda text: run.terminal.note(text, style="dim"))
+            llm = engine(run.settings, tell=lambda text: run.terminal.note(text, style="dim")) if asked else None
             planner = assistance.planner(llm, strict=rewrite is not None)
             assistance.load(planner, assistance.finding_in(opened), llm)
+            if quoting and (reader := sentence_reader(run.settings)):
+                reader.load()
         answer = _follow(
             run.terminal,
             answer_events(
@@ -248,6 +258,7 @@ def ask(
                 opened,
                 question,
                 llm=llm,
+                quote=quoting,
                 assistance=assistance,
                 planner=planner,
                 history=turns,

@@ -26,6 +26,10 @@ class SentenceReader(Protocol):
 
     def __call__(self, question: str, sentences: Sequence[str]) -> list[float]: ...
 
+    def load(self) -> object:
+        """Wait until it is ready. Raises what keeps it from that."""
+        ...
+
 
 def reader_named(word: str, *, threads: int = 0, cache: Path | None = None) -> SentenceReader | None:
     """The reader behind a word, loaded at its first use: "words" is None, "packaged" the one that comes with Fathom,
@@ -60,6 +64,9 @@ class _Reader:
 
     def __init__(self, load: "Callable[[], CrossEncoderReranker]") -> None:
         self._encoder = Late(load)
+
+    def load(self) -> object:
+        return self._encoder.load()
 
     def __call__(self, question: str, sentences: Sequence[str]) -> list[float]:
         return self._encoder.load().logits(question, sentences)

@@ -12,6 +12,12 @@ from app.cli import app
 Fathom = Callable[..., Any]
 
 
+@pytest.fixture(autouse=True)
+def words_choose_quotations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The encoder for sentences takes seconds to be made ready in each workspace; tests of it take this away."""
+    monkeypatch.setenv("FATHOM_ANSWER_QUOTE_BY", "words")
+
+
 @pytest.fixture
 def fathom(tmp_path: Path) -> Fathom:
     """Runs a command in a workspace of its own; `code` is the exit code it must have."""

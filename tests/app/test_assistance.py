@@ -14,6 +14,7 @@ from app import build
 from app.assistance import Assistance, LoadedLate
 from app.cli import app
 from app.settings import load_settings
+from retrieval.answering import Finished
 from retrieval.errors import MissingError, UsageError
 from retrieval.finding import FindSettings
 from retrieval.passages import Hit
@@ -43,7 +44,11 @@ def fathom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hashing_embedder: An
     def shortest_name(query: str, hits: list[Hit]) -> list[float]:
         return [-float(len(hit.source.uri)) for hit in hits]
 
-    monkeypatch.setattr("app.rerankers.reranker_named", lambda settings, word, llm: shortest_name)
+    def named(settings: Any, word: str, llm: Any, *, seconds: float) -> Any:
+        assert seconds == 120.0
+        return shortest_name
+
+    monkeypatch.setattr("app.rerankers.reranker_named", named)
     (tmp_path / "shelf").mkdir()
     for name, text in TEXTS.items():
         (tmp_path / "shelf" / name).write_text(text, encoding="utf-8")
@@ -144,7 +149,7 @@ def test_without_an_engine_a_model_rewriter_says_so_and_with_one_it_plans(tmp_pa
 def test_a_reranker_that_is_not_there_keeps_nobody_from_searching_unless_it_was_asked_for(
     fathom: Fathom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def missing(settings: Any, word: str, llm: Any) -> Any:
+    def missing(settings: Any, word: str, llm: Any, *, seconds: float) -> Any:
         raise MissingError(f"the reranker '{word}' is not on this machine")
 
     monkeypatch.setattr("app.rerankers.reranker_named", missing)
@@ -152,6 +157,22 @@ def test_a_reranker_that_is_not_there_keeps_nobody_from_searching_unless_it_was_
     assert told["hits"][0]["document"] == "tides.txt"
     assert told["steps"][-1]["skipped"] == "no_engine" and "not on this machine" in str(told["steps"][-1])
     assert "not on this machine" in fathom("search", "tides", "--rerank", "R", code=1).stderr
+
+
+def test_quotations_follow_a_conversation_by_the_engines_adapter(fathom: Fathom, tmp_path: Path) -> None:
+    class Rewrites(ScriptedLLM):
+        roles: tuple[str, ...] = ("rewriter",)
+
+        def under(self, role: str) -> Any:
+            return ScriptedLLM(say=lambda prompt: "What causes spring tides?")
+
+    settings = load_settings(tmp_path / "w")
+    llm = Rewrites(say=lambda prompt: "not asked")
+    with build.open_collection(settings, None) as opened:
+        events = build.answer_events(settings, opened, "And what causes them?", llm=llm, quote=True, history=HISTORY)
+        *_, finished = events
+    assert isinstance(finished, Finished) and finished.answer.model == "quote"
+    assert finished.answer.queries == ("What causes spring tides?",) and not llm.asked
 
 
 def test_another_engine_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,12 @@
 """Which engine stands behind which word, and who gets to see the key."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.build import adapters_of, engine_named, roles_wanted
+from app.build import adapters_of, engine_named, engine_settings, roles_wanted, writes
 from app.engines.embedded import EmbeddedModel
 from app.engines.generating import TimeLimits
 from app.engines.local import LocalModel
@@ -44,6 +45,19 @@ def settings(workspace: Path, **variables: str) -> Settings:
 
 SHIPPED = adapters_of(EngineSettings(), roles_wanted(load_settings(Path("none"), environment={})))
 """What the packaged model is loaded with, where nobody says otherwise."""
+
+
+def test_every_model_writes_but_the_packaged_one_as_it_came_and_a_person_decides(tmp_path: Path) -> None:
+    def ours(**sections: dict[str, Any]) -> Settings:
+        return load_settings(tmp_path, environment={}, flags=sections)
+
+    assert not writes(ours()) and not writes(ours(engine={"name": "local"}))
+    assert writes(ours(answer={"mode": "generate"})) and writes(ours(answer={"answerer": True}))
+    server = ours(engine={"url": URL})
+    assert writes(server) and not writes(ours(engine={"url": URL}, answer={"mode": "quote"}))
+    assert writes(replace(server, engine=engine_settings(server, str(tmp_path))))
+    assert not writes(replace(server, engine=engine_settings(server, "embedded")))
+    assert writes(ours(engine={"adapter": tmp_path}))
 
 
 def test_no_word_is_the_engine_of_the_settings(asked: list[Any], tmp_path: Path) -> None:

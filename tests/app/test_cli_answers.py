@@ -172,6 +172,25 @@ def test_the_json_of_an_answer_is_the_contract(fathom: Fathom, tmp_path: Path) -
     assert answer["timings"]["total"] > 0
 
 
+def test_the_model_that_comes_with_fathom_is_not_loaded_to_write_unless_a_person_asks(
+    fathom: Fathom, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def none(*_: Any, **__: Any) -> Any:
+        raise MissingError("an engine was asked for")
+
+    monkeypatch.setattr("app.engines.embedded.load_embedded", none)
+    question = "After how many hours is the membrane replaced?"
+    assert json.loads(fathom("ask", question, "--json").stdout)["model"] == "quote"
+    for wants in ({"FATHOM_ANSWER_MODE": "generate"}, {"FATHOM_ANSWER_ANSWERER": "true"}):
+        assert "an engine was asked for" in fathom("ask", question, code=1, **wants).stderr
+    assert "an engine was asked for" in fathom("ask", question, "--write", code=1).stderr
+    history = tmp_path / "history.json"
+    history.write_text('[{"role": "user", "content": "Tell me of the pump"}]')
+    follow_up = ("ask", "When is it replaced?", "--history", str(history))
+    assert "an engine was asked for" in fathom(*follow_up, code=1).stderr, "its adapter rewrites follow-ups"
+    assert json.loads(fathom(*follow_up, "--quote", "--json").stdout)["model"] == "quote"
+
+
 def test_a_question_outside_the_documents_is_refused_and_no_failure(fathom: Fathom) -> None:
     answer = json.loads(fathom("ask", "Qwertz uiop asdfgh yxcvbn?", "--quote", "--json").stdout)
     assert answer["refused"] is True and answer["citations"] == []
@@ -207,7 +226,7 @@ def test_the_embedded_model_answers_with_checked_citations(
     fathom: Fathom, tmp_path: Path, embedded_at_hand: Callable[[Path], None]
 ) -> None:
     embedded_at_hand(tmp_path / "w" / "cache")
-    answer = json.loads(fathom("ask", "What causes the tides?", "--json").stdout)
+    answer = json.loads(fathom("ask", "What causes the tides?", "--write", "--json").stdout)
     assert answer["model"].startswith("SmolLM2")
     assert "moon" in answer["answer"]
     for citation in answer["citations"]:

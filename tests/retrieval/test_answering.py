@@ -266,6 +266,27 @@ def test_quote_mode_needs_no_model_and_speaks_chinese(shelf: Collection) -> None
     assert generated.text == f"长城位于中国北方 [{number_of(generated, '长城.txt')}]。"
 
 
+def test_what_reads_sentences_chooses_those_that_are_quoted_in_its_time(shelf: Collection) -> None:
+    class Reads:
+        def __call__(self, question: str, sentences: Sequence[str]) -> list[float]:
+            waited.wait(60)
+            return [9.0 if "full moon" in one else -9.0 for one in sentences]
+
+        def load(self) -> None: ...
+
+    waited = threading.Event()
+    question = "Why does water go up and down?"
+    hurried = replace(EVERYTHING, quote_seconds=0.05)
+    without = ask(shelf, question, mode="quote", settings=EVERYTHING)
+    assert ask(shelf, question, mode="quote", settings=hurried, reader=Reads()).text == without.text
+    waited.set()
+    patient = replace(EVERYTHING, quote_seconds=60.0)
+    found = ask(shelf, question, mode="quote", settings=patient, reader=Reads())
+    assert "full moon" in found.citations[0].quote and "full moon" not in without.citations[0].quote
+    with pytest.raises(UsageError, match="quote_seconds is more than 0"):
+        AnswerSettings(quote_seconds=0.0)
+
+
 def test_the_context_has_whole_passages_within_its_budget_and_no_copies(collection: Collection) -> None:
     texts = [f"Whales number {n} swim in ocean {n}. " + "They eat krill and sing songs. " * 2 for n in range(8)]
     collection.add([Document(f"{n}.txt", text) for n, text in enumerate(texts)])

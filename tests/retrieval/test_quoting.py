@@ -1,7 +1,8 @@
 """Sentences, support by words, and the quote mode."""
 
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from fakes import HashingEmbedder, five_documents
@@ -193,6 +194,20 @@ PUMP = hits_of(
 )
 
 
+PATIENT = 120.0
+"""Seconds that no step of a test may take."""
+
+
+class Reader:
+    def __init__(self, read: Callable[[str, Sequence[str]], list[float]]) -> None:
+        self.read = read
+
+    def __call__(self, question: str, sentences: Sequence[str]) -> list[float]:
+        return self.read(question, sentences)
+
+    def load(self) -> None: ...
+
+
 def knows(question: str, given: Sequence[str]) -> list[float]:
     return [4.0 if "capacitor" in one else -4.0 for one in given]
 
@@ -206,11 +221,11 @@ def test_what_an_encoder_reads_goes_before_shared_words() -> None:
         seen.extend(given)
         return knows(question, given)
 
-    assert [one.text for one in best_quotes(asked, PUMP, reader=reader)] == [
+    assert [one.text for one in best_quotes(asked, PUMP, reader=Reader(reader), seconds=PATIENT)] == [
         "The capacitor is worn out and must be replaced."
     ]
     assert "Pump\nThe capacitor is worn out and must be replaced." in seen and len(seen) == 3
-    text, citations = quoted_answer(asked, PUMP, document=stored(PUMP), reader=reader)
+    text, citations = quoted_answer(asked, PUMP, document=stored(PUMP), reader=Reader(reader), seconds=PATIENT)
     assert text == "The capacitor is worn out and must be replaced. [1]" and citations[0].n == 1
 
 
@@ -222,6 +237,36 @@ def test_an_encoder_that_fails_or_cannot_read_the_language_changes_nothing(
         raise error
 
     asked = "Why does my pump hum?"
-    assert best_quotes(asked, PUMP, reader=dies) == best_quotes(asked, PUMP) and "out of memory" in caplog.text
+    found = best_quotes(asked, PUMP, reader=Reader(dies), seconds=PATIENT)
+    assert found == best_quotes(asked, PUMP) and "out of memory" in caplog.text
     tea = hits_of("绿茶不经过发酵。水温应该在八十度左右。")
-    assert best_quotes("水温应该是多少？", tea, reader=dies) == best_quotes("水温应该是多少？", tea)
+    given_to: list[str] = []
+
+    def noted(question: str, given: Sequence[str]) -> list[float]:
+        given_to.append(question)
+        return [0.0] * len(given)
+
+    assert best_quotes("水温应该是多少？", tea, reader=Reader(noted)) == best_quotes("水温应该是多少？", tea)
+    assert not given_to, "it reads English"
+
+
+def test_an_encoder_that_is_slow_or_talks_nonsense_is_not_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    asked = "Why does my pump hum?"
+    without = best_quotes(asked, PUMP)
+    ready = threading.Event()
+
+    def waits(question: str, given: Sequence[str]) -> list[float]:
+        ready.wait(20)
+        return knows(question, given)
+
+    slow = Reader(waits)
+    assert best_quotes(asked, PUMP, reader=slow, seconds=0.05) == without and "(too_slow)" in caplog.text
+    assert best_quotes(asked, PUMP, reader=slow) == without and "(busy)" in caplog.text
+    ready.set()
+    for _ in range(200):
+        if (found := best_quotes(asked, PUMP, reader=slow, seconds=PATIENT)) != without:
+            break
+        time.sleep(0.02)
+    assert "capacitor" in found[0].text, "it is asked again when it has come to its end"
+    for wrong in ([1.0], [float("nan")] * 3):
+        assert best_quotes(asked, PUMP, reader=Reader(lambda *_, wrong=wrong: wrong)) == without

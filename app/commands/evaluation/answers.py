@@ -32,7 +32,12 @@ def command(
     ] = None,
     engine: Engine = None,
     quote: Annotated[
-        bool | None, typer.Option("--quote", help="Answer with sentences of the sources; no model is needed.")
+        bool | None,
+        typer.Option(
+            "--quote/--write",
+            help="Answer with sentences of the sources, without a model, or let the engine write.",
+            show_default="as suits the engine",
+        ),
     ] = None,
     collection: Annotated[
         str | None,
@@ -105,9 +110,14 @@ def command(
     The questions go through the same pipeline as in `fathom ask` and the page.
     """
     run = begin(workspace, as_json)
+    from app.build import writes
     from app.evaluation import RunOptions, measure, show
     from eval.answers import AnswersPart
 
+    if (
+        quote is None and engine is None and support is None and context != "closed-book"
+    ):  # as `fathom ask` and the page would answer
+        quote = not writes(run.settings)
     given = {
         "context": context,
         "engine": engine,

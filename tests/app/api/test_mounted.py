@@ -42,7 +42,7 @@ def test_the_embedded_model_answers_through_it_whole_and_as_a_stream(
     embedded_at_hand(tmp_path / "cache")
     fake = HashingEmbedder()
     monkeypatch.setattr(build, "embedder", lambda settings: lambda: fake)
-    settings = load_settings(tmp_path, environment={})
+    settings = load_settings(tmp_path, environment={}, flags={"answer": {"quote_by": "words"}})
     with build.open_or_create(settings, "sea", wait=0, doing="testing") as collection:
         collection.add(five_documents())
     shelf = Shelf(settings)

@@ -63,7 +63,7 @@ def plain(documents: Documents, uploads: Uploads) -> Guard:
 
 def main() -> None:
     port, workspace, kind = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
-    settings = load_settings(workspace, environment={})
+    settings = load_settings(workspace, environment={}, flags={"answer": {"quote_by": "words"}})
     with contextlib.ExitStack() as stack:
         if kind == "plain":  # without Gradio, whose import takes longer than all the rest
             opened: dict[str, Collection] = {}

@@ -126,7 +126,8 @@ class Page:
 
     def choose(self, **fields: Any) -> "Page":
         self.fields |= fields
-        asyncio.run(self.run(self.chat.chosen(self.request, *self.form())))  # type: ignore[arg-type]
+        event = self.chat.engine_chosen if "engine" in fields else self.chat.chosen
+        asyncio.run(self.run(event(self.request, *self.form())))  # type: ignore[arg-type]
         return self
 
     def filter(self, text: str) -> "Page":
@@ -415,6 +416,23 @@ def test_a_model_is_picked_and_one_that_is_missing_is_said() -> None:
     page.ask("q")
     assert scripted.asked[0]["engine"] == "large" and scripted.asked[0]["quote"] is False
     assert engines.status_of("default").state == "idle", "one resident model at a time"
+
+
+def test_a_model_that_quotes_best_is_asked_to_quote_until_a_person_or_another_model_says_otherwise() -> None:
+    scripted = Scripted(SEARCHED, finished("A [1]."))
+    large = BackgroundEngine(lambda: (object(), "large-7b"))
+    engines = Engines([EngineChoice("small", "", ready(), writes=False), EngineChoice("large", "", large)])
+    page = Page(chat_over(scripted, engines=engines)).open()
+    assert page.fields["mode"] == "quote"
+    page.ask("first")
+    page.choose(mode="answer").ask("second")
+    page.do("new").ask("third")
+    page.choose(engine="small")
+    assert page.fields["mode"] == "quote"
+    page.ask("fourth")
+    page.choose(engine="large")
+    assert page.fields["mode"] == "answer"
+    assert [asked["quote"] for asked in scripted.asked] == [True, False, False, True]
 
 
 def test_a_model_that_failed_is_named_in_the_status() -> None:

@@ -19,7 +19,7 @@ from retrieval.passages import Document
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     fake = HashingEmbedder()
     monkeypatch.setattr(build, "embedder", lambda settings: lambda: fake)
-    return load_settings(tmp_path, environment={})
+    return load_settings(tmp_path, environment={}, flags={"answer": {"quote_by": "words"}})
 
 
 def fill(settings: Settings, name: str, documents: list[Document]) -> None:
