@@ -14,6 +14,7 @@ from app import build
 from retrieval.errors import FathomError, MissingError
 from retrieval.finding import FindSettings, as_tuned
 from retrieval.late import Late
+from retrieval.llm_reranking.outcome import Reranked, outcome_of
 from retrieval.passages import Hit
 from retrieval.reranking.load import NONE, Reranker
 from retrieval.rewriting.naming import AUTO, planner_named
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 
 _log = logging.getLogger(__name__)
+ENDS_BY_ITSELF = 0.8
+"""Share of the time for reranking after which a language model reads no further, so that what it has read counts: when
+all the time is over, nothing does."""
 
 
 class Assistance:
@@ -90,7 +94,7 @@ class Assistance:
             with self._guard:
                 return self._engine(name)
 
-        found = reranker_named(self.settings, word, engine, seconds=self.finding.rerank_seconds)
+        found = reranker_named(self.settings, word, engine, seconds=ENDS_BY_ITSELF * self.finding.rerank_seconds)
         assert found is not None, "there is a reranker behind every word but none"
         return found
 
@@ -131,3 +135,7 @@ class LoadedLate(Late[Reranker]):
 
     def __call__(self, query: str, hits: Sequence[Hit]) -> list[float]:
         return self.load()(query, hits)
+
+    def rerank(self, query: str, hits: Sequence[Hit]) -> Reranked:
+        """The same with what is to be said of it."""
+        return outcome_of(self.load(), query, hits)

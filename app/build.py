@@ -331,7 +331,7 @@ def answer_events(
         # The search has loaded it already; a lexical one must not for the quotes' sake.
         embedder=None if mode == "lexical" else collection.embedder(),
         settings=settings.answer,
-        checker=support_checker(settings, llm),
+        checker=None if quote else support_checker(settings, llm),
         reader=sentence_reader(settings),
         planner=planner or assistance.planner(llm),
         reranker=assistance.reranker(llm, finding=finding),

@@ -341,7 +341,10 @@ class _Writer:
     ) -> Packed:
         """Passages for the prompt: what the window leaves beside the answer, the question and the conversation."""
         metadata = self.llm.metadata
-        window = metadata.context_window - max(metadata.num_output, 64) - MARGIN_TOKENS
+        # An answer as long as the window would leave no room for a question; the engine cuts it in any case.
+        window = (
+            metadata.context_window - min(max(metadata.num_output, 64), metadata.context_window // 2) - MARGIN_TOKENS
+        )
         # The adapter has learnt from questions that stand alone, with no conversation before them.
         self.question = self._cut(standalone if self.trained else question, window // 4)
         earlier = () if self.trained else earlier

@@ -17,12 +17,14 @@ from retrieval.errors import FathomError, MissingError, UsageError
 from retrieval.filters import Filter
 from retrieval.fusion import ranked, reciprocal_rank
 from retrieval.limited import NotDone, Stop, limited
+from retrieval.llm_reranking.outcome import Reranked, outcome_of
 from retrieval.passages import Hit, Mode
 from retrieval.prompts import Message, language_of
 from retrieval.reranking.load import NONE, PACKAGED, Reranker
 from retrieval.rewriting.expansion import in_other_form, other_forms, short_forms
 from retrieval.rewriting.need import NoNeed, no_need
 from retrieval.rewriting.plans import About, Plan, Planner, WithPrevious, plan_as_asked, plan_with_previous
+from retrieval.roles import origin_of
 from retrieval.steps import Did, Skipped, Step
 from retrieval.tuned import Tuned
 
@@ -237,7 +239,7 @@ def _plan(
     about = known() if planner.way == "plan" else About()
     try:
         plan = limited(
-            getattr(planner, "llm", planner),  # planners are made anew for each question, engines are not
+            _asked(planner),
             lambda flag: planner(question, history, about, stop=flag),
             settings.rewrite_seconds,
             stop=stop,
@@ -290,7 +292,7 @@ def _search(
         try:
             results.append((query, searches.result(query, mode)))
         except FathomError as error:
-            # What a model wrote may be nothing to search for; what the person asked is searched first, and must be.
+            # What a model wrote may be nothing to search for; the first query must be.
             if place == 0 or plan.way not in ("plan", "condense"):
                 raise
             failed = str(error)
@@ -327,7 +329,6 @@ def _rerank(
 ) -> tuple[list[Hit], bool]:
     """(hits in the reranker's order, whether they are)."""
     began = time.perf_counter()
-    read = min(depth, len(hits))
 
     def told(hits: list[Hit], skipped: Skipped = "", **values: str | int | float) -> tuple[list[Hit], bool]:
         took = (time.perf_counter() - began) * 1000
@@ -337,8 +338,8 @@ def _rerank(
     if not hits:
         return told(hits, "no_hits")
     try:
-        ordered = limited(
-            getattr(reranker, "llm", None) or reranker,  # as of planners: what is made anew cannot be told to be busy
+        ordered, outcome = limited(
+            _asked(reranker),
             lambda _: reranked(query, hits, reranker, depth),
             settings.rerank_seconds,
             stop=stop,
@@ -346,31 +347,43 @@ def _rerank(
     except NotDone as trouble:
         why, values = _trouble(trouble, settings.rerank_seconds)
         return told(hits, why, **values)
-    return told(list(ordered), depth=read)
+    said: dict[str, str | int | float] = {"depth": sum(outcome.judged)}
+    if outcome.note:
+        said["note"] = outcome.note
+    return told(list(ordered), "", **said)
+
+
+def _asked(part: Planner | Reranker) -> object:
+    """What is busy while `part` works: its engine, where it has one. Planners and views of an engine are made anew for
+    each question, so that nobody could tell of them that they still are."""
+    llm = getattr(part, "llm", None)
+    return origin_of(llm) if llm is not None else part
 
 
 class BadScores(FathomError):
     """A reranker gave scores that cannot order the hits."""
 
 
-def reranked(query: str, hits: Sequence[Hit], reranker: Reranker, depth: int) -> tuple[Hit, ...]:
-    """The first `depth` hits in the order of the reranker's scores (ties as they stood), then the others as they were.
+def reranked(query: str, hits: Sequence[Hit], reranker: Reranker, depth: int) -> tuple[tuple[Hit, ...], Reranked]:
+    """The first `depth` hits in the order of the reranker's scores (ties as they stood), then the others as they were;
+    and what the reranker tells of it. A hit that it did not read has no score of its (`scores.rerank` is None).
 
     Raises BadScores where there is another number of scores than of hits, or one that is not finite, and what the
     reranker raises.
     """
     read = list(hits[:depth])
-    scores = list(reranker(query, read)) if read else []
-    if len(scores) != len(read):
+    outcome = outcome_of(reranker, query, read) if read else Reranked((), ())
+    scores = outcome.scores
+    if not len(scores) == len(outcome.judged) == len(read):
         raise BadScores(f"the reranker gave {len(scores)} scores for {len(read)} passages")
     if not all(math.isfinite(score) for score in scores):
         raise BadScores("the reranker gave a score that is not finite (rerank)")
     scored = [
-        replace(hit, score=score, scores=replace(hit.scores, rerank=score))
-        for hit, score in zip(read, scores, strict=True)
+        replace(hit, score=score, scores=replace(hit.scores, rerank=score if judged else None))
+        for hit, score, judged in zip(read, scores, outcome.judged, strict=True)
     ]
     first = sorted(scored, key=lambda hit: -hit.score)
-    return tuple(replace(hit, rank=rank) for rank, hit in enumerate([*first, *hits[depth:]], 1))
+    return tuple(replace(hit, rank=rank) for rank, hit in enumerate([*first, *hits[depth:]], 1)), outcome
 
 
 def _cut(hits: list[Hit], reranker: Reranker, least: float, steps: list[Step]) -> list[Hit]:

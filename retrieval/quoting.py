@@ -126,11 +126,14 @@ def scored_sentences(
 def _read(
     question: str, hits: Sequence[Hit], candidates: Sequence[Candidate], reader: SentenceReader, seconds: float
 ) -> bool:
-    """Whether the encoder read the sentences in time, each after its document's title, and their scores say so. It
-    reads English; one that fails leaves them as they are."""
-    if not candidates or language_of(question) != "en":
+    """Whether the encoder read the sentences in a language that it knows in time, each after its document's title, and
+    the scores say so; one that fails leaves them as they are."""
+    if language_of(question) not in reader.languages:
         return False
-    texts = [f"{hits[one.hit].source.title}\n{one.text}".strip() for one in candidates]
+    readable = [one for one in candidates if language_of(one.text) in reader.languages]
+    if not readable:
+        return False
+    texts = [f"{hits[one.hit].source.title}\n{one.text}".strip() for one in readable]
     try:
         found = limited(reader, lambda _: reader(question, texts), seconds)
     except NotDone as trouble:
@@ -139,8 +142,9 @@ def _read(
     if len(found) != len(texts) or not all(map(math.isfinite, found)):
         _log.warning("quotations were chosen without the encoder: it gave no score for some sentences")
         return False
-    for candidate, logit in zip(candidates, found, strict=True):
+    for candidate, logit in zip(readable, found, strict=True):
         candidate.read = math.exp((logit - max(found)) / READ_SPREAD)
+    for candidate in candidates:
         candidate.score = (1.0 - READ) * candidate.score + READ * candidate.read
     return True
 

@@ -6,10 +6,12 @@ from retrieval.sentences import sentence_spans
 
 # What models write when the passages have no answer, though they were not refused it.
 _NO_ANSWER = re.compile(
-    r"(?:passages?|documents?|text|context|information)\b[^.]{0,60}\b(?:do(?:es)? not|don't|doesn't|did not)\s+"
-    r"(?:answer|contain|mention|provide|say|specify|give|include|state)"
-    r"|(?:cannot|can't|can not|unable to)\s+(?:be )?(?:answer|answered|determined?|found?)\b"
-    r"|(?:段落|文档|文中|资料|文本)[^。]{0,20}(?:没有|并未|未|无法)(?:回答|提到|提及|说明|提供|包含)|无法(?:回答|确定)",
+    r"(?:passages?|documents?|text|context|information)\b[^.]{0,60}\b(?:do(?:es)? not|don['’]t|doesn['’]t|did not)\s+"
+    r"(?:\w+ly\s+)?(?:answer|contain|mention|provide|say|specify|give|include|state)"
+    r"|(?:cannot|can['’]t|can not|could not|couldn['’]t|unable to)\s+(?:be )?(?:\w+ly\s+)?"
+    r"(?:answer(?:ed)?|determined?|find|found)\b"
+    r"|(?:段落|文档|文中|资料|文本)[^。]{0,20}(?:没有|并未|未|无法)(?:回答|提到|提及|说明|提供|包含)|无法(?:回答|确定)"
+    r"|(?:段落|文档|文中|资料|文本)[^。]{0,20}没有[^。]{0,12}(?:信息|内容|答案)",
     re.IGNORECASE,
 )
 

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from retrieval.roles import origin_of
+
 if TYPE_CHECKING:
     from llama_index.core.llms import LLM
 
@@ -18,4 +20,9 @@ def with_options(llm: "LLM", options: Mapping[str, float] | None) -> "LLM":
     if "max_new_tokens" in chosen:
         chosen["max_new_tokens"] = min(chosen["max_new_tokens"], getattr(llm, "max_new_tokens"))  # noqa: B009
     # A shallow copy: the generator, its queue and the tokenizer are private attributes, and stay the same objects.
-    return llm.model_copy(update=chosen) if chosen else llm
+    if not chosen:
+        return llm
+    view = llm.model_copy(update=chosen)
+    if "_origin" in type(llm).__private_attributes__:
+        view._origin = origin_of(llm)  # type: ignore[attr-defined]  # closing the view closes nothing
+    return view

@@ -7,6 +7,7 @@ import logging
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from app import build
@@ -152,12 +153,14 @@ def parts_of(settings: "Settings", shelf: Shelf) -> Parts:
 
     def warm(llm: "LLM") -> None:
         shelf.warm()
-        try:
-            assistance.load(llm=llm)
-            if reader := build.sentence_reader(settings):
-                reader.load()
-        except FathomError as error:
-            _log.warning("what helps to find and to quote could not be loaded ahead of time: %s", error)
+        reader = build.sentence_reader(settings)
+        for load in (partial(assistance.load, llm=llm), reader.load if reader else None):
+            try:
+                if load is not None:
+                    load()
+            # Libraries raise what they like; what is wrong with it, its step says, and the model is there all the same.
+            except Exception as error:
+                _log.warning("what helps to find and to quote could not be loaded ahead of time: %s", error)
 
     engines = engines_of(settings, warm)
 

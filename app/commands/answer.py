@@ -22,7 +22,7 @@ from app.commands.options import (
     Workspace,
     begin,
 )
-from retrieval.errors import MissingError, UsageError
+from retrieval.errors import FathomError, MissingError, UsageError
 from retrieval.passages import Answer, Citation, Hit, Mode
 from retrieval.steps import Step
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from retrieval.answering import AnswerEvent
     from retrieval.collection import Collection
     from retrieval.finding import Found
+    from retrieval.reranking.sentences import SentenceReader
     from retrieval.rewriting.plans import Planner
 
 MAX_QUESTION_CHARACTERS = 20_000
@@ -237,6 +238,7 @@ def ask(
     from app.build import answer_events, engine, open_collection, sentence_reader, writes
     from app.terminal import count
     from retrieval.filters import parse_filter
+    from retrieval.prompts import language_of
 
     conditions = [parse_filter(text) for text in filters or ()]
     assistance = Assistance(run.settings)
@@ -249,8 +251,9 @@ def ask(
             llm = engine(run.settings, tell=lambda text: run.terminal.note(text, style="dim")) if asked else None
             planner = assistance.planner(llm, strict=rewrite is not None)
             assistance.load(planner, assistance.finding_in(opened), llm)
-            if quoting and (reader := sentence_reader(run.settings)):
-                reader.load()
+            reader = sentence_reader(run.settings) if quoting else None
+            if reader is not None and language_of(question) in reader.languages:
+                _load_ahead(run.terminal, reader)
         answer = _follow(
             run.terminal,
             answer_events(
@@ -273,6 +276,14 @@ def ask(
         _print_citation(run.terminal, citation)
     _print_steps(run.terminal, answer.queries, question, answer.steps)
     run.terminal.done(f"{_how(answer)} from {count(len(answer.hits), 'passage')}")
+
+
+def _load_ahead(terminal: "Terminal", reader: "SentenceReader") -> None:
+    """Wait for what helps to quote. Without it words and meaning choose, which is said."""
+    try:
+        reader.load()
+    except FathomError as error:
+        terminal.note(f"quotations are chosen by words and meaning alone: {error}")
 
 
 def _how(answer: Answer) -> str:

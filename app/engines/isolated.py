@@ -262,6 +262,11 @@ class IsolatedLLM(SpeakingLLM):
         return name if self._role is None else f"{name} + {self._role}"
 
     @property
+    def origin(self) -> "IsolatedLLM":
+        """The engine that this is a view of; itself where it is none."""
+        return self._origin or self
+
+    @property
     def roles(self) -> tuple[str, ...]:
         """What `under` takes."""
         return self._roles
@@ -275,7 +280,7 @@ class IsolatedLLM(SpeakingLLM):
             raise unknown_role(role, self._roles, "the engine's model")
         view = self.model_copy()
         view._role = role
-        view._origin = self._origin or self  # whose end is the process's
+        view._origin = self.origin  # whose end is the process's
         return view
 
     @property

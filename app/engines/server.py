@@ -104,6 +104,11 @@ class ServerLLM(SpeakingLLM):
         return self._speaks_vllm
 
     @property
+    def origin(self) -> "ServerLLM":
+        """The engine that this is a view of; itself where it is none."""
+        return self._origin or self
+
+    @property
     def roles(self) -> tuple[str, ...]:
         """What `under` takes."""
         return tuple(self._adapters)
@@ -113,7 +118,7 @@ class ServerLLM(SpeakingLLM):
         if role not in self._adapters:
             raise unknown_role(role, self.roles, self.model_name)
         view = self.model_copy(update={"model_name": self._adapters[role]})
-        view._origin = self._origin or self
+        view._origin = self.origin
         return view
 
     def close(self) -> None:

@@ -111,17 +111,18 @@ class Searcher:
             if name in result.timings:
                 timings[own] = result.timings[name]
         hits = result.hits
-        told: _Told | None = None
+        told: dict[str, float | str] = {}
         if self.pipeline.rerank and self.reranker is not None:
             start = time.perf_counter()
-            told = _Told(self.reranker)
-            hits = reranked(asked, hits, told, self.rerank_depth)
+            hits, outcome = reranked(asked, hits, self.reranker, self.rerank_depth)
+            if hasattr(self.reranker, "rerank"):  # any other has counted nothing
+                told = outcome.costs() | ({"note": outcome.note} if outcome.note else {})
             timings["rerank"] = (time.perf_counter() - start) * 1e3
         timings["total"] = (time.perf_counter() - began) * 1e3
         stages = {stage: self._ranking(result, stage) for stage in self.pipeline.stages}
         if self.pipeline.rerank:
             stages["rerank"] = [(hit.passage.id, hit.score) for hit in hits]
-        searched = Searched(asked, stages, hits, timings, reranking=told.costs if told is not None else {})
+        searched = Searched(asked, stages, hits, timings, reranking=told)
         for stage, ranking in stages.items():
             if not all(math.isfinite(score) for _, score in ranking):
                 raise FathomError(f"the {stage} stage gave a score that is not finite")
@@ -171,22 +172,6 @@ class Searcher:
             if document is not None and document not in known:
                 known.add(document)
                 documents.append((document, score))
-
-
-class _Told:
-    """A reranker for one query that keeps what it cost, where it tells (retrieval/llm_reranking/outcome.py)."""
-
-    def __init__(self, reranker: Reranker) -> None:
-        self._reranker = reranker
-        self.costs: dict[str, float | str] = {}
-
-    def __call__(self, query: str, hits: Sequence[Hit]) -> list[float]:
-        rerank = getattr(self._reranker, "rerank", None)
-        if rerank is None:
-            return self._reranker(query, hits)
-        found = rerank(query, hits)
-        self.costs = found.costs() | ({"note": found.note} if found.note else {})
-        return list(found.scores)
 
 
 def without_itself(

@@ -155,7 +155,7 @@ def ask(question: Question, collection: Collection, reranker: Reranker, *, depth
     depth = max(depth, k)
     found = find(question.text, question.history, collection=collection, k=depth, mode=mode)
     began = time.perf_counter()
-    ordered = reranked(found.standalone, found.hits, reranker, depth)
+    ordered, _ = reranked(found.standalone, found.hits, reranker, depth)
     return Asked(question, found.hits, ordered, time.perf_counter() - began)
 
 

@@ -81,8 +81,8 @@ def read_order(said: str, count: int) -> list[int] | None:
 class ListwiseReranker:
     """Scores tell the order and nothing else: the first has 1, the last 1/n.
 
-    `passes` goes over all windows several times. After `seconds` no further window is asked about: what was ordered so
-    far stays.
+    `passes` goes over all windows several times. No window is asked about that would not be done within `seconds`, by
+    the time of those before it: what was ordered so far stays.
     """
 
     calibrated = False
@@ -130,7 +130,8 @@ class ListwiseReranker:
         spans = [span for _ in range(self.passes) for span in self._spans(len(hits))]
         asked = garbage = 0
         for start, end in spans:
-            if limit is not None and self._clock() - began >= limit:
+            spent = self._clock() - began
+            if limit is not None and spent + spent / max(1, asked) > limit:  # it would not be read in time
                 break
             places = order[start:end]
             asked += 1

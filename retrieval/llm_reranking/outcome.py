@@ -1,5 +1,6 @@
 """What one reranking gave: scores, which passages a model really read, what was left undone and what it cost. And the
-one question that all kinds put to an engine: whether it has an adapter of its own for reranking."""
+one question that all kinds put to an engine: whether it has an adapter of its own for reranking.
+"""
 
 import math
 from collections.abc import Sequence
@@ -39,6 +40,16 @@ class Reranked:
             "completion_tokens": self.completion_tokens,
         }
         return {name: value for name, value in found.items() if value is not None}
+
+
+def outcome_of(reranker: Any, query: str, hits: Sequence[Any]) -> Reranked:
+    """What a reranker gives: one that says more than scores has a method `rerank`; any other has read all. Raises what
+    the reranker raises."""
+    rerank = getattr(reranker, "rerank", None)
+    if rerank is not None:
+        found: Reranked = rerank(query, hits)
+        return found
+    return Reranked(tuple(reranker(query, hits)), (True,) * len(hits))
 
 
 def as_reranker(llm: Any) -> Any:

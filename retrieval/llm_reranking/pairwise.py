@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 from retrieval.errors import UsageError
@@ -119,7 +120,8 @@ class PairwiseReranker:
                 continue
             if compared >= self.most:
                 break
-            if limit is not None and self._clock() - began >= limit:
+            spent = self._clock() - began
+            if limit is not None and spent + (spent - found.seconds) / max(1, compared) > limit:
                 late = f"{compared} close calls were compared in {limit:g} s"
                 note = "; ".join(filter(None, [note, late]))
                 break
@@ -127,8 +129,9 @@ class PairwiseReranker:
             if self._second_is_better(query, hits[one], hits[other], tokens):
                 order[rank], order[rank + 1] = other, one
                 scores[one], scores[other] = scores[other], scores[one]
-                if scores[one] == scores[other]:  # equal scores would fall back into their old order
-                    scores[other] = math.nextafter(scores[other], math.inf)
+        for upper, lower in reversed(list(pairwise(order))):  # equal scores would fall back into their old order
+            if scores[upper] < scores[lower] or (scores[upper] == scores[lower] and upper > lower):
+                scores[upper] = math.nextafter(scores[lower], math.inf)
         return replace(
             found,
             scores=tuple(scores),

@@ -53,11 +53,15 @@ class EncoderChecker:
             else:
                 found[place] = self._lexical([(claim, passage)])[0]
         for claim, places in by_claim.items():
-            windows = [windows_of(pairs[place][1], self._window) for place in places]
+            windows = [windows_of(pairs[place][1], self._most(pairs[place][1])) for place in places]
             told = iter(self._classify(claim, [window for each in windows for window in each]))
             for place, each in zip(places, windows, strict=True):
                 found[place] = _of([next(told) for _ in each])
         return [odds for odds in found if odds is not None]
+
+    def _most(self, passage: str) -> int:
+        """Characters that are read at once: a token is about four of an English text, and one of a Chinese one."""
+        return self._window if language_of(passage) == "en" else self._window // 4
 
 
 def _of(told: Sequence[Mapping[str, float]]) -> Odds:

@@ -45,7 +45,7 @@ def fathom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hashing_embedder: An
         return [-float(len(hit.source.uri)) for hit in hits]
 
     def named(settings: Any, word: str, llm: Any, *, seconds: float) -> Any:
-        assert seconds == 120.0
+        assert 60.0 < seconds < 120.0, "it ends before nothing of it counts"
         return shortest_name
 
     monkeypatch.setattr("app.rerankers.reranker_named", named)

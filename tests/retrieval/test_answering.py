@@ -26,7 +26,7 @@ from retrieval.collection import Collection
 from retrieval.errors import FathomError, UsageError
 from retrieval.filters import Filter
 from retrieval.passages import Document, Hit, Passage, Scores, Source
-from retrieval.prompts import PROMPT_VERSION, Message
+from retrieval.prompts import PROMPT_VERSION, Language, Message
 from retrieval.supporting.checker import Odds
 from retrieval.unanswered import says_no_answer
 
@@ -240,7 +240,15 @@ def test_the_conversation_has_a_budget_and_the_newest_messages_are_kept(shelf: C
 
 
 def test_a_models_own_words_of_finding_no_answer_are_known_in_both_languages() -> None:
-    for text in ("The passages do not mention it.", "This cannot be determined.", "段落中没有提到价格。", "无法回答。"):
+    for text in (
+        "The passages do not mention it.",
+        "This cannot be determined.",
+        "I cannot find the answer in the provided passages.",
+        "The passages don’t directly answer the question.",
+        "段落中没有提到价格。",
+        "文档中没有相关信息。",
+        "无法回答。",
+    ):
         assert says_no_answer(text), text
     assert not says_no_answer("Tides are caused by the moon.")
 
@@ -268,6 +276,8 @@ def test_quote_mode_needs_no_model_and_speaks_chinese(shelf: Collection) -> None
 
 def test_what_reads_sentences_chooses_those_that_are_quoted_in_its_time(shelf: Collection) -> None:
     class Reads:
+        languages: frozenset[Language] = frozenset(("en",))
+
         def __call__(self, question: str, sentences: Sequence[str]) -> list[float]:
             waited.wait(60)
             return [9.0 if "full moon" in one else -9.0 for one in sentences]

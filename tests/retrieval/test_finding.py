@@ -15,6 +15,7 @@ from retrieval import finding
 from retrieval.collection import Collection
 from retrieval.errors import FathomError, MissingError, UsageError
 from retrieval.finding import FindSettings, Found, joined
+from retrieval.llm_reranking.outcome import Reranked
 from retrieval.passages import Document, Hit
 from retrieval.prompts import Message
 from retrieval.rewriting import need
@@ -276,6 +277,44 @@ def test_a_slow_reranker_costs_its_limit(shelf: Collection) -> None:
     again = find("moon tides", collection=shelf, k=3, reranker=slow)
     assert again.hits and step(again, "rerank").skipped == "busy"
     free.set()
+
+
+class Hangs(ScriptedLLM):
+    """A view of the engine `origin`, made anew for each question as roles and options make them."""
+
+    origin: Any = None
+    free: Any = None
+
+    def chat(self, messages: Sequence[Any], **kwargs: Any) -> Any:
+        self.free.wait(60)
+        return super().chat(messages)
+
+
+def test_a_hanging_engine_is_asked_once_by_whatever_view_of_it(shelf: Collection) -> None:
+    free, engine = threading.Event(), object()
+
+    def asked(settings: FindSettings) -> str:
+        view = Hangs(say=lambda prompt: "What causes spring tides?", origin=engine, free=free)
+        found = find(LEANING, HISTORY, collection=shelf, planner=Condensing(view), settings=settings)
+        return str(step(found, "rewrite").skipped)
+
+    assert asked(replace(PATIENT, rewrite_seconds=0.05)) == "too_slow"
+    assert asked(PATIENT) == "busy"
+    free.set()
+
+
+def test_hits_that_a_reranker_had_no_time_to_read_are_no_less_relevant(shelf: Collection) -> None:
+    class Hurried(Scores):
+        def rerank(self, query: str, hits: Sequence[Hit]) -> Reranked:
+            return Reranked((0.7, 0.2, *[0.1] * (len(hits) - 2)), (True, True, *[False] * (len(hits) - 2)), "2 read")
+
+    usual = find("moon tides", collection=shelf, k=5)
+    settings = replace(PATIENT, least_relevance=0.5)
+    reranker = Hurried(lambda uri: 0.0, calibrated=True)
+    found = find("moon tides", collection=shelf, k=5, reranker=reranker, settings=settings)
+    assert ids(found) == [*ids(usual)[:1], *ids(usual)[2:], *ids(find("moon tides", collection=shelf, k=6))[5:]]
+    assert [hit.scores.rerank for hit in found.hits] == [0.7, None, None, None, None]
+    assert step(found, "rerank").values == {"depth": 2, "note": "2 read"} and step(found, "cut").values["dropped"] == 1
 
 
 def test_an_engine_that_shows_no_probabilities_cannot_rerank_and_says_so(shelf: Collection) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from retrieval.errors import FathomError
 from retrieval.passages import Document, Hit, Passage, Scores, Source
+from retrieval.prompts import Language
 from retrieval.quoting import best_coverage, best_quotes, quoted_answer
 from retrieval.sentences import MAX_SENTENCE, sentence_spans
 from retrieval.support import best_evidence, numbers
@@ -199,6 +200,8 @@ PATIENT = 120.0
 
 
 class Reader:
+    languages: frozenset[Language] = frozenset(("en",))
+
     def __init__(self, read: Callable[[str, Sequence[str]], list[float]]) -> None:
         self.read = read
 

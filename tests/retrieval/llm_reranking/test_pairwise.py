@@ -40,6 +40,7 @@ def test_a_model_that_always_likes_the_first_changes_nothing() -> None:
 def test_equal_scores_stay_apart_after_they_changed_places() -> None:
     close, _ = reranker()
     assert order_of(close("q", hits_of("oak .5", "fern .5 better"))) == [1, 0]
+    assert order_of(close("q", hits_of("oak .5", "rye .5", "fern .5 better"))) == [0, 2, 1]
 
 
 def test_no_more_pairs_than_allowed_and_none_after_its_time() -> None:
