@@ -36,7 +36,7 @@ def command(
         typer.Option(
             "--quote/--write",
             help="Answer with sentences of the sources, without a model, or let the engine write.",
-            show_default="as suits the engine",
+            show_default="as 'fathom ask' does; with --engine or --support it writes",
         ),
     ] = None,
     collection: Annotated[

@@ -11,6 +11,7 @@ from adapt.encoders.pair_plan import plan_pairs
 from adapt.encoders.pair_recipe import ENCODERS, encoder_of, load_pair_recipe
 from retrieval.passages import Scores
 from retrieval.reranking.load import SHIPPED, load_reranker
+from retrieval.reranking.sentences import SENTENCES
 
 ROOT = Path(__file__).resolve().parents[3]
 PAIRS = [path for path in sorted((ROOT / "data" / "recipes").glob("*.yaml")) if encoder_of(path) in ENCODERS]
@@ -51,13 +52,14 @@ def test_a_plan_names_everything_that_is_missing(tmp_path: Path) -> None:
     assert plan.seconds is None
 
 
-def test_the_shipped_reranker_is_small_and_says_where_it_comes_from() -> None:
-    facts = json.loads((SHIPPED / "fathom.json").read_text("utf-8"))
+@pytest.mark.parametrize(("folder", "licences"), [(SHIPPED, ("CC BY 4.0", "ODC-By")), (SENTENCES, ("Apache-2.0",))])
+def test_a_shipped_encoder_is_small_and_says_where_it_comes_from(folder: Path, licences: tuple[str, ...]) -> None:
+    facts = json.loads((folder / "fathom.json").read_text("utf-8"))
     assert facts["role"] == "encoder-reranker"
     assert facts["base"] == "all-MiniLM-L6-v2"
-    assert sum(file.stat().st_size for file in SHIPPED.iterdir()) < 6 << 20
-    card = (SHIPPED / "README.md").read_text("utf-8")
-    for licence in ("CC BY 4.0", "ODC-By"):
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 6 << 20
+    card = (folder / "README.md").read_text("utf-8")
+    for licence in licences:
         assert licence in card
 
 
