@@ -137,7 +137,9 @@ def _read(
     try:
         found = limited(reader, lambda _: reader(question, texts), seconds)
     except NotDone as trouble:
-        _log.warning("quotations were chosen without the encoder (%s): %s", trouble.why, trouble.error or "not in time")
+        # While it is still being loaded, saying so once is enough.
+        level = logging.INFO if trouble.why == "busy" else logging.WARNING
+        _log.log(level, "quotations were chosen without the encoder (%s): %s", trouble.why, trouble.error or "too slow")
         return False
     if len(found) != len(texts) or not all(map(math.isfinite, found)):
         _log.warning("quotations were chosen without the encoder: it gave no score for some sentences")

@@ -137,7 +137,8 @@ class Screen:
         except FathomError as error:
             return teaching_html((str(error),), (), words)
         titles = sorted(titles, key=lambda title: language_of(title) != words.language)[:EXAMPLES]
-        return teaching_html(words.teach, [text for title in titles if (text := _example(title))], words)
+        taught = words.teach if self.parts.engines.writes() else (*words.teach, words.teach_quotes)
+        return teaching_html(taught, [text for title in titles if (text := _example(title))], words)
 
     def keys(self, collection: str, words: Words) -> str:
         try:

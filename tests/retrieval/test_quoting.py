@@ -263,6 +263,7 @@ def test_an_encoder_that_is_slow_or_talks_nonsense_is_not_waited_for(caplog: pyt
         return knows(question, given)
 
     slow = Reader(waits)
+    caplog.set_level("INFO", "retrieval.quoting")
     assert best_quotes(asked, PUMP, reader=slow, seconds=0.05) == without and "(too_slow)" in caplog.text
     assert best_quotes(asked, PUMP, reader=slow) == without and "(busy)" in caplog.text
     ready.set()
