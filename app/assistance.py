@@ -7,7 +7,7 @@ step. `load` is for commands, which would rather say so at once.
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING
 
 from app import build
@@ -40,7 +40,7 @@ class Assistance:
         self.settings = settings
         self.finding = settings.assist
         self._guard = threading.Lock()
-        self._engine = cache(lambda name: build.engine_named(settings, name))
+        self._engines: dict[str | None, Late[LLM]] = {}
         self._rerankers: dict[str, LoadedLate] = {}
 
     def finding_in(self, collection: "Collection") -> FindSettings:
@@ -55,8 +55,7 @@ class Assistance:
 
         def engine(name: str | None) -> "LLM":
             if name is not None:
-                with self._guard:
-                    return self._engine(name)
+                return self._engine(name)
             if llm is None:
                 raise MissingError("no language model is ready; name one with [engine], or take another rewriter")
             return llm
@@ -89,14 +88,17 @@ class Assistance:
         from app.rerankers import reranker_named
 
         def engine(name: str | None) -> "LLM":
-            if name is None and answering is not None:
-                return answering
-            with self._guard:
-                return self._engine(name)
+            return answering if name is None and answering is not None else self._engine(name)
 
         found = reranker_named(self.settings, word, engine, seconds=ENDS_BY_ITSELF * self.finding.rerank_seconds)
         assert found is not None, "there is a reranker behind every word but none"
         return found
+
+    def _engine(self, name: str | None) -> "LLM":
+        """The engine behind a word, opened once. Whoever waits for a slow one keeps nobody else waiting."""
+        with self._guard:
+            opened = self._engines.setdefault(name, Late(partial(build.engine_named, self.settings, name)))
+        return opened.load()
 
     def load(
         self,

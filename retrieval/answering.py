@@ -121,6 +121,8 @@ class AnswerSettings:
         for name in ("shown_relevance", "shown_share", "near_copy", "shorten_to", "least_support", "quote_from"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UsageError(f"{name} is a share from 0 to 1; {getattr(self, name)} was given")
+        if self.quotes < 1:
+            raise UsageError(f"quotes is a number from 1; {self.quotes} was given")
         if not 0.0 < self.quote_seconds < float("inf"):
             raise UsageError(f"quote_seconds is more than 0; {self.quote_seconds} was given")
         if self.shorten_to < LEAST_SHARE:
@@ -225,7 +227,8 @@ def answer_stream(
     clock.add(found.timings)
     clock.lap("search", without=("rewrite", "expand", "rerank"))
     if writer:
-        packed = writer.packed(question, found.standalone, earlier, found.hits, documents, embedder)
+        calibrated = bool(getattr(reranker, "calibrated", False))
+        packed = writer.packed(question, found.standalone, earlier, found.hits, documents, embedder, calibrated)
     else:
         packed = pack(found.hits, documents.get)
     clock.lap("pack")
@@ -302,7 +305,7 @@ def _written(
         finish.documents.get,
         question=writer.question,
         echoes=not writer.trained,
-        checker=checker,
+        checker=None if stopped else checker,  # whoever stopped waits for no model
     )
     clock.lap("check")
     if not stopped and only_says_no_answer(text):
@@ -338,6 +341,7 @@ class _Writer:
         found: Sequence[Hit],
         documents: "_Documents",
         embedder: "Embedder | None",
+        calibrated: bool,
     ) -> Packed:
         """Passages for the prompt: what the window leaves beside the answer, the question and the conversation."""
         metadata = self.llm.metadata
@@ -359,6 +363,7 @@ class _Writer:
             least_relevance=ours.shown_relevance,
             least_share=ours.shown_share,
             near_copy=ours.near_copy,
+            calibrated=calibrated,
         )
 
         def shortened(hits: Sequence[Hit], tokens: int) -> list[str]:
