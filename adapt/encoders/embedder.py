@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from adapt.encoders.embedder_card import card
 from adapt.encoders.embedder_recipe import EmbedderRecipe, PairsOf
-from adapt.encoders.interpolation import Trial, alike, chosen, trials
+from adapt.encoders.interpolation import Trial, alike, chosen, gain_of, trials
 from adapt.encoders.pair_recipe import PACKAGED
 from adapt.encoders.pair_run import FINISHED, GATED, MANIFEST, RESULT, RUNNING, STOPPED, EncoderResult
 from adapt.queries.pair_file import QueryPair, read_pairs, split_by_document
-from eval.figures.statistics import Interval, bootstrap, paired_test
+from eval.figures.statistics import Interval, bootstrap
 from eval.runs.run_folder import now, read_json, write_json
 from retrieval.embedding.adapter import ABOUT, CARD, CONFIG, ROLE, WEIGHTS
 from retrieval.embedding.stored import file_hash, keep
@@ -136,8 +136,9 @@ class _Run:
             return self._end(STOPPED)
         others = alike(tuned, held, learned, recipe.distractors)
         found = trials(tuned, held, general, recipe.shares, self.progress, others=others)
-        best = chosen(found, recipe.general_loss)
-        gain = paired_test(_named(found[0].own), _named(best.own), seed=recipe.seed)
+        documents = [pair.document for pair in held]
+        best = chosen(found, recipe.general_loss, documents, seed=recipe.seed)
+        gain = gain_of(best, found[0], documents, seed=recipe.seed)
         difference = gain.difference
         figures = _intervals(found[0], best, recipe.seed)
         self.note(
@@ -147,7 +148,7 @@ class _Run:
                 {"share": one.share, "own": float(one.own.mean()), "general": float(one.general.mean())}
                 for one in found
             ],
-            gain={"difference": difference.mean, "low": difference.low, "high": difference.high, "p": gain.p},
+            gain={"difference": difference.value, "low": difference.low, "high": difference.high, "p": gain.p},
         )
         if not best.share:
             return self._end(GATED, figures, (NOTHING_GAINED,))
@@ -230,10 +231,6 @@ def _intervals(stock: Trial, best: Trial, seed: int) -> dict[str, Interval]:
         f"{GENERAL}, tuned": best.general,
     }
     return {name: bootstrap([float(value) for value in values], seed=seed) for name, values in parts.items()}
-
-
-def _named(values: Any) -> dict[str, float]:
-    return {str(number): float(value) for number, value in enumerate(values)}
 
 
 def _figures(facts: Mapping[str, Any]) -> dict[str, Interval]:

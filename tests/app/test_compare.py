@@ -125,6 +125,10 @@ def test_the_exit_code_tells_a_program(workspace, words, code):
     assert code != 2 or done.stderr.count("\n") <= 3
 
 
+def test_how_many_are_shown_beside_each_other_needs_a_file(workspace):
+    assert "name the file with --beside FILE" in fathom(workspace, "a", "b", "--drawn", "3").output
+
+
 def test_runs_on_other_data_are_refused_by_the_name_of_the_file(workspace):
     done = fathom(workspace, "before", "other")
     assert "qa.jsonl was not the same for 'before' and 'other'" in done.stderr

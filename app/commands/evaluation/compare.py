@@ -64,7 +64,10 @@ def command(
     run = begin(workspace, as_json)
     from eval.comparison.comparing import compare
     from eval.comparison.gates import parse_gate
+    from retrieval.errors import UsageError
 
+    if drawn is not None and beside is None:
+        raise UsageError("--drawn is how many questions --beside shows; name the file with --beside FILE")
     gates = [parse_gate(text) for text in gate or ()]
     before, part_a = _opened(run, a)
     after, part_b = _opened(run, b)

@@ -109,6 +109,12 @@ def test_the_share_that_is_kept_loses_nothing_on_general_pairs() -> None:
     assert chosen([stock, trial(1.0, 0.4, 0.9)], 0.01).share == 0.0
     by_chance = Trial(1.0, np.array([1.0, 0.3, 0.5, 0.4]), np.full(4, 0.9))
     assert by_chance.own.mean() > 0.5 and chosen([stock, by_chance], 0.01).share == 0.0, "one pair is no gain"
+    alike = Trial(1.0, np.array([0.9, 0.9, 0.9, 0.9, 0.5, 0.5, 0.45, 0.45]), np.full(4, 0.9))
+    eight = [Trial(0.0, np.full(8, 0.5), np.full(4, 0.8)), alike]
+    assert chosen(eight, 0.01).share == 1.0
+    assert chosen(eight, 0.01, ["a"] * 4 + ["b"] * 2 + ["c"] * 2).share == 0.0, (
+        "four pairs of one document are one gain"
+    )
 
 
 def test_a_share_of_the_update_lies_between_the_models(model: Path, tmp_path: Path) -> None:
