@@ -22,8 +22,8 @@ def load_checker(
     threads: int = 0,
     cache: Path | None = None,
 ) -> SupportChecker:
-    """ "lexical" compares words, "encoder" is the trained one that comes with Fathom, "llm" asks the model that `llm`
-    gives; anything else is a folder of `fathom adapt run`.
+    """ "lexical" compares words, "encoder" is the trained one in `data/adapters/support` (none was good enough to come
+    with Fathom), "llm" asks the model that `llm` gives; anything else is a folder of `fathom adapt run`.
 
     Raises UsageError for another word and for an engine that cannot, MissingError, MismatchError, DamagedError.
     """
