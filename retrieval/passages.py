@@ -110,6 +110,12 @@ class Hit:
     source: Source
     scores: Scores
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the passage is part of, from its document's title down to its last heading, each once, on one line."""
+        found = (" ".join(name.split()) for name in (self.source.title, *self.passage.headings))
+        return tuple(dict.fromkeys(name for name in found if name))
+
 
 Support = Literal["yes", "partly", "no"]
 

@@ -126,14 +126,16 @@ def scored_sentences(
 def _read(
     question: str, hits: Sequence[Hit], candidates: Sequence[Candidate], reader: SentenceReader, seconds: float
 ) -> bool:
-    """Whether the encoder read the sentences in a language that it knows in time, each after its document's title, and
-    the scores say so; one that fails leaves them as they are."""
+    """Whether the encoder read the sentences in a language that it knows in time, each after its title and headings,
+    and the scores say so; one that fails leaves them as they are."""
     if language_of(question) not in reader.languages:
         return False
     readable = [one for one in candidates if language_of(one.text) in reader.languages]
     if not readable:
         return False
-    texts = [f"{hits[one.hit].source.title}\n{one.text}".strip() for one in readable]
+    # A heading names what its sentences speak of: "The saving is 0.373 bits" stands under "Double quantisation".
+    paths = [" › ".join(hit.names) for hit in hits]
+    texts = [f"{paths[one.hit]}\n{one.text}".strip() for one in readable]
     try:
         found = limited(reader, lambda _: reader(question, texts), seconds)
     except NotDone as trouble:

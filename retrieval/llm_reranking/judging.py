@@ -64,8 +64,7 @@ def passage_lines(hit: Hit, most: int = MAX_PASSAGE) -> tuple[str, str]:
     A title that the text itself begins with is left out: it would be read twice.
     """
     text = neutral(hit.passage.text[: 2 * most]).strip()[:most]
-    names = dict.fromkeys(" ".join(name.split()) for name in (hit.source.title, *hit.passage.headings))
-    shown = [name for name in map(neutral, names) if name and not " ".join(text[:400].split()).startswith(name)]
+    shown = [name for name in map(neutral, hit.names) if name and not " ".join(text[:400].split()).startswith(name)]
     path = " › ".join(shown)[:MAX_TITLE]
     return path.replace('"', "'").replace("<", "‹").replace(">", "›"), text
 

@@ -83,8 +83,7 @@ def padded(pairs: Sequence[Pair], pad_id: int, width: int = 0) -> Batch:
 
 def passage_text(hit: Hit) -> str:
     """What a reranker reads of a hit: its title and headings in one line, then its text, as the embedder does."""
-    names = dict.fromkeys(" ".join(name.split()) for name in (hit.source.title, *hit.passage.headings))
-    return embedding_text(" › ".join(name for name in names if name), hit.passage.text)
+    return embedding_text(" › ".join(hit.names), hit.passage.text)
 
 
 def _valid(text: str) -> str:

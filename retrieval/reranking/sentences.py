@@ -25,7 +25,7 @@ SENTENCES = SHIPPED.parent / "encoder-sentences"
 
 
 class SentenceReader(Protocol):
-    """A question and sentences, each with its document's title in a line before it → a finite score (logit) for each,
+    """A question and sentences, each with its title and headings in a line before it → a finite score (logit) for each,
     in their order, higher where it answers. Raises FathomError where its model is not there or fails."""
 
     @property

@@ -50,6 +50,5 @@ def checked_text(hit: Hit) -> str:
     text. A title that the text begins with is said once."""
     text = hit.passage.text
     start = " ".join(text[:400].split())
-    names = dict.fromkeys(" ".join(name.split()) for name in (hit.source.title, *hit.passage.headings))
-    path = " › ".join(name for name in names if name and not start.startswith(name))
+    path = " › ".join(name for name in hit.names if not start.startswith(name))
     return f"{path}\n{text}" if path else text

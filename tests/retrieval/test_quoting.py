@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 from fakes import HashingEmbedder, five_documents
@@ -228,6 +229,9 @@ def test_what_an_encoder_reads_goes_before_shared_words() -> None:
         "The capacitor is worn out and must be replaced."
     ]
     assert "Pump\nThe capacitor is worn out and must be replaced." in seen and len(seen) == 3
+    under = [replace(hit, passage=replace(hit.passage, headings=("Pump", "Noise  at night"))) for hit in PUMP]
+    best_quotes(asked, under, reader=Reader(reader), seconds=PATIENT)
+    assert "Pump › Noise at night\nPaint is blue." in seen, "a heading names what its sentences speak of"
     text, citations = quoted_answer(asked, PUMP, document=stored(PUMP), reader=Reader(reader), seconds=PATIENT)
     assert text == "The capacitor is worn out and must be replaced. [1]" and citations[0].n == 1
 
