@@ -34,7 +34,7 @@ class Words:
         "Numbers like 1 in an answer lead to the passage it rests on: click one.",
         "“Quote only” shows the best sentences word for word, without a model writing anything.",
     )
-    teach_quotes: str = "This small model quotes better than it writes, so that is chosen; “Write an answer” lets it."
+    teach_quotes: str = "Quoting is chosen here: a small model quotes better than it writes. “Write an answer” lets it."
     no_collections: str = (
         "There is no collection of documents yet. In a terminal: fathom index sync FOLDER — then reload this page."
     )
@@ -239,7 +239,7 @@ CHINESE = Words(
         "回答中的数字（如 1）指向所依据的段落：点一下即可。",
         "“只引原文”逐字给出最相关的句子，不由模型撰写。",
     ),
-    teach_quotes="这个小模型引用比撰写更可靠，因此已选“只引原文”；选“撰写回答”即由它撰写。",
+    teach_quotes="此处已选“只引原文”：小模型引用比撰写更可靠；选“撰写回答”即由它撰写。",
     no_collections="还没有文档集。请在终端运行：fathom index sync 文件夹 ，然后刷新本页。",
     about="《{title}》讲的是什么？",
     no_sources_yet="找到回答所依据的段落后，会立即显示在这里。",

@@ -423,7 +423,7 @@ def test_a_model_that_quotes_best_is_asked_to_quote_until_a_person_or_another_mo
     large = BackgroundEngine(lambda: (object(), "large-7b"))
     engines = Engines([EngineChoice("small", "", ready(), writes=False), EngineChoice("large", "", large)])
     page = Page(chat_over(scripted, engines=engines)).open()
-    assert page.fields["mode"] == "quote" and "quotes better than it writes" in page.fields["past"]
+    assert page.fields["mode"] == "quote" and "Quoting is chosen here" in page.fields["past"]
     page.ask("first")
     page.choose(mode="answer").ask("second")
     page.do("new").ask("third")
