@@ -203,8 +203,7 @@ def answer_stream(
     and finished.
     Raises UsageError for an empty question, and what the search and the engine raise.
     """
-    settings = settings or AnswerSettings()
-    clock = Clock()
+    settings, clock = settings or AnswerSettings(), Clock()
     if not question.strip():
         raise UsageError("the question is empty; write what you want to know")
     language = language_of(question)

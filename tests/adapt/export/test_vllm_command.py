@@ -51,7 +51,7 @@ def test_a_model_is_served_under_its_name_and_adapters_under_theirs(models: Path
     assert plan.model == models / "base"
     words = plan.flags(host="127.0.0.1", port=8000, max_model_len=256)
     assert " ".join(words) == (
-        "--served-model-name base --host 127.0.0.1 --port 8000 --max-model-len 256 --enable-lora --max-loras 2 "
+        "--served-model-name base --host 127.0.0.1 --port 8000 --max-model-len 256 --enable-lora --max-loras 3 "
         f"--max-lora-rank 16 --lora-modules legal={models / 'legal'} medical={models / 'medical'}"
     )
     assert "--enable-lora" not in plan_serving(models, "other", cache=tmp_path / "c").flags()
