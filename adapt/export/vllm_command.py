@@ -59,8 +59,9 @@ class Serving:
         if self.generation is not None:
             words += ["--generation-config", str(self.generation)]
         if self.adapters:
-            # One place more than there are adapters: on a CPU, vLLM (0.32, lora/ops/torch_ops) reads "no adapter" as the
-            # last place, so that the base, asked beside an adapter, spoke under another. An empty place changes nothing.
+            # One place more than there are adapters: on a CPU vLLM (0.32, lora/ops/torch_ops) reads "no adapter" as
+            # the last place, so that the base, asked beside an adapter, spoke under another. An empty place changes
+            # nothing.
             count = len(self.adapters) + 1
             words += ["--enable-lora", "--max-loras", str(count), "--max-lora-rank", str(self.rank), "--lora-modules"]
             words += [_module(name, folder) for name, folder in self.adapters.items()]
