@@ -74,6 +74,7 @@ def test_keys_decide_edit_and_go_and_two_tabs_lose_nothing(review: Any, tmp_path
     page.fill("[data-filter=below]", "0.15")
     page.press("[data-filter=below]", "Enter")
     seen.until("document.querySelector('.at').textContent.includes('of 2')")
+    seen.until("location.search.includes('below=0.15')")  # the address follows what is shown
     address = page.url
     seen.reload()
     assert page.url == address and "of 2" in seen.text(".at")
