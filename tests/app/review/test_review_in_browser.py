@@ -71,6 +71,7 @@ def test_keys_decide_edit_and_go_and_two_tabs_lose_nothing(review: Any, tmp_path
     seen.until("document.querySelector('.at').textContent.includes('3 of 3')")
     page.select_option("[data-filter=score]", "support")
     page.wait_for_selector("[data-filter=below]", timeout=PATIENCE)
+    seen.until("location.search.includes('score=support')")  # drawn to the end: what is typed meanwhile would be lost
     page.fill("[data-filter=below]", "0.15")
     page.press("[data-filter=below]", "Enter")
     seen.until("document.querySelector('.at').textContent.includes('of 2')")
