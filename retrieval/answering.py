@@ -20,7 +20,7 @@ from retrieval.flagging import flags
 from retrieval.packing import Packed, pack
 from retrieval.passages import Answer, Document, Hit, Mode
 from retrieval.prompts import PROMPT_VERSION, REFUSALS, Language, Message, answer_messages, language_of
-from retrieval.quoting import READ_SECONDS, quoted_answer
+from retrieval.quoting import QUOTES, READ_SECONDS, quoted_answer
 from retrieval.reranking.load import PACKAGED, Reranker
 from retrieval.reranking.sentences import SentenceReader
 from retrieval.rewriting.plans import Planner
@@ -100,14 +100,14 @@ class AnswerSettings:
     """The same estimate, from which quotations stand in where the model says that the passages hold no answer."""
     least_support: float = 0.5
     """Share of what the model claims that the passages must bear out; below it, quotations replace its text."""
+    support: str = "lexical"
+    """What tells whether they do: "lexical" (shared words), "encoder" (a trained one), "llm" (the engine), a folder."""
     mode: Literal["auto", "generate", "quote"] = "auto"
     """Whether a model writes where a question does not say: "auto" lets every model write but the one that comes with
     Fathom as it came, which quotes better than it writes (docs/results.md). `app.build.writes` decides."""
     answerer: bool = False
     """Whether the engine's adapter for answering writes, where it has one, rather than the model itself."""
-    support: str = "lexical"
-    """What tells whether they do: "lexical" (shared words), "encoder" (a trained one), "llm" (the engine), a folder."""
-    quotes: int = 3
+    quotes: int = QUOTES
     """Sentences of an answer in quote mode."""
     quote_by: str = PACKAGED
     """What chooses them beside words and meaning: "packaged" (an encoder that reads question and sentence together;

@@ -37,6 +37,8 @@ LEAST_MEANING = 0.45
 """Cosine that stands in for words in common."""
 READ_SECONDS = 2.0
 """How long an encoder may read, where nobody says otherwise: a first question does not wait for it to be loaded."""
+QUOTES = 3
+"""Sentences of a quotation, where nobody says otherwise."""
 _SHORTLIST = 24
 """Sentences that are embedded: the best by words, since embedding all of 10 passages takes half a second."""
 
@@ -75,7 +77,7 @@ def best_quotes(
     embedder: "Embedder | None" = None,
     reader: SentenceReader | None = None,
     seconds: float = READ_SECONDS,
-    limit: int = 3,
+    limit: int = QUOTES,
     sure: bool = False,
 ) -> list[Quote]:
     """Up to `limit` sentences, best first; none where no sentence has to do with the question, unless it is `sure` that
@@ -238,7 +240,7 @@ def quoted_answer(
     reader: SentenceReader | None = None,
     seconds: float = READ_SECONDS,
     document: DocumentOf | None = None,
-    limit: int = 3,
+    limit: int = QUOTES,
     sure: bool = False,
 ) -> tuple[str, tuple[Citation, ...]]:
     """The quote mode's answer text and its citations; ("", ()) where nothing fits. Hit i has number i + 1.

@@ -52,7 +52,8 @@ class Engine(Protocol):
 
 
 class Answering(Protocol):
-    """Answers from a collection; with `quote`, without a language model. `options` as in `Asked`."""
+    """Answers from a collection; with `quote` in the sources' sentences, where a model that is ready does no more than
+    reword a follow-up. `options` as in `Asked`."""
 
     def __call__(
         self,
